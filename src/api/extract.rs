@@ -1,0 +1,185 @@
+//! What handlers take from a request. Each refusal is a problem that names what was wrong.
+
+use std::ops::RangeInclusive;
+
+use axum::extract::{FromRequest, FromRequestParts, Query as AxumQuery, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::App;
+use super::error::{Error, Result};
+use crate::session::{Change, Id, Session, check_user_id};
+
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
+
+/// The id of the session that the request's cookie opens: it was signed by us. Whether the session is live, the store knows.
+pub(super) struct Opened(pub Id);
+
+impl FromRequestParts<App> for Opened {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let headers = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+        let verified = app.signer.open(headers, app.set_cookie.name());
+        verified.and_then(|verified| Id::parse(&verified.id)).map(Self).ok_or_else(Error::no_session)
+    }
+}
+
+/// The query, read into `T`.
+pub(super) struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let query = AxumQuery::from_request_parts(parts, app).await;
+        query
+            .map(|AxumQuery(query)| Self(query))
+            .map_err(|error| Error::new(StatusCode::BAD_REQUEST, "invalid-query", error.body_text()))
+    }
+}
+
+/// The `If-Match` header (RFC 9110, section 13.1.1).
+pub(super) struct IfMatch(Option<Vec<u8>>);
+
+impl FromRequestParts<App> for IfMatch {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self> {
+        let values: Vec<_> = parts.headers.get_all(header::IF_MATCH).iter().map(HeaderValue::as_bytes).collect();
+        Ok(Self((!values.is_empty()).then(|| values.join(&b','))))
+    }
+}
+
+impl IfMatch {
+    /// Whether the session is one of those that the caller means. Our tags have no comma in them and are strong, so
+    /// whatever else the list holds does not match.
+    pub(super) fn holds(&self, session: &Session) -> bool {
+        self.0.as_deref().is_none_or(|tags| {
+            let etag = session.etag();
+            tags.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).any(|tag| tag == b"*" || tag == etag.as_bytes())
+        })
+    }
+}
+
+/// A JSON body (RFC 8259), read into `T`. No body at all counts as `{}`.
+pub(super) struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        let body = read(request, app).await?;
+        match media_type.as_deref() {
+            _ if body.is_empty() => parse(b"{}").map(Self),
+            Some(JSON) => parse(&body).map(Self),
+            _ => Err(unsupported(&format!("send the body as {JSON}"))),
+        }
+    }
+}
+
+/// The body of `PATCH`: a merge patch or a JSON Patch, by its media type.
+pub(super) struct Patch(pub Change);
+
+impl FromRequest<App> for Patch {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        let body = read(request, app).await?;
+        match media_type.as_deref() {
+            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(patch))),
+            Some(JSON_PATCH) => parse(&body).map(|patch| Self(Change::Patch(patch))),
+            _ => {
+                let accepted = HeaderValue::from_static("application/merge-patch+json, application/json-patch+json");
+                Err(unsupported(&format!("send the patch as {MERGE_PATCH} or {JSON_PATCH}"))
+                    .header(header::HeaderName::from_static("accept-patch"), accepted))
+            }
+        }
+    }
+}
+
+/// The media type in lower case, without parameters.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn unsupported(detail: &str) -> Error {
+    Error::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-media-type",
+        format!("{detail}: the Content-Type header says which it is"),
+    )
+}
+
+/// The whole body, within the limits of size and time.
+async fn read(request: Request, app: &App) -> Result<Bytes> {
+    let limit = app.max_body_bytes;
+    let body = Limited::new(request.into_body(), limit);
+    // Not even begun, when the sender says that it is too long.
+    let too_large =
+        || Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", format!("a body may have {limit} bytes"));
+    if hyper::body::Body::size_hint(&body).lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match timeout(app.read_timeout, body.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Ok(Err(_)) => Err(Error::new(StatusCode::BAD_REQUEST, "broken-body", "the body broke off before its end")),
+        Err(_) => Err(Error::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the body did not arrive in time")
+            .header(header::CONNECTION, HeaderValue::from_static("close"))),
+    }
+}
+
+/// 400 says where JSON ends to be JSON, 422 which field does not fit.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let malformed = |error: &serde_json::Error| {
+        Error::new(StatusCode::BAD_REQUEST, "malformed-json", format!("the body is not JSON: {error}"))
+    };
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let pointer = pointer(error.path());
+        let error = error.into_inner();
+        if error.is_data() {
+            Error::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", error.to_string()).at(pointer)
+        } else {
+            malformed(&error)
+        }
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let segments = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    segments.fold(String::new(), |pointer, segment| pointer + "/" + &segment)
+}
+
+/// A user id from the wire.
+pub(super) fn user_id(user_id: Option<String>) -> Result<Option<String>> {
+    user_id.map(|user_id| check_user_id(&user_id, "/user_id").map(|()| user_id)).transpose().map_err(Error::from)
+}
+
+/// Refuses text that is not within `bytes` long.
+pub(super) fn within(text: Option<&str>, bytes: RangeInclusive<usize>, pointer: &str) -> Result<()> {
+    match text.map(str::len) {
+        Some(length) if !bytes.contains(&length) => {
+            let detail = format!("this has {length} bytes: use {} to {}", bytes.start(), bytes.end());
+            Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "out-of-bounds", detail).at(pointer))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! For those who run the service: is it alive, can it serve, what does it offer. Never a session.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::error::{Problem, Result, json};
+
+/// How the service is
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `live` or `ready`
+    #[schema(example = "ready")]
+    status: &'static str,
+}
+
+/// Is the process alive?
+#[utoipa::path(
+    get, path = "/livez", tag = "ops",
+    responses(
+        (status = 200, description = "It is", body = Health),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn livez() -> Response {
+    health("live")
+}
+
+/// Can it serve? Asks the store.
+#[utoipa::path(
+    get, path = "/readyz", tag = "ops",
+    responses(
+        (status = 200, description = "It can", body = Health),
+        (status = 503, description = "The store is away", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = String, description = "Seconds to wait"))),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn readyz(State(app): State<App>) -> Result<Response> {
+    app.sessions.ping().await?;
+    Ok(health("ready"))
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.yaml", tag = "ops",
+    responses(
+        (status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn contract() -> Response {
+    ([(header::CONTENT_TYPE, "application/yaml")], include_str!("../../openapi.yaml")).into_response()
+}
+
+fn health(status: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json(&Health { status })).into_response()
+}

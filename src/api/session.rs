@@ -1,0 +1,203 @@
+//! `/v1/session`: the session that the request's cookie opens.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use super::error::{Error, Problem, Result};
+use super::extract::{IfMatch, Json, Opened, Patch, Query, user_id};
+use super::wire::{Body, Client, Cookie};
+use crate::session::{Change, Regenerate, Touch};
+
+/// How a resolve touches.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Resolve {
+    /// `never` only looks, `force` extends the session in any case; without it the session is touched when that is due
+    #[serde(default)]
+    #[param(inline)]
+    touch: Option<TouchMode>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum TouchMode {
+    Never,
+    Force,
+}
+
+/// What changes with the id; a field that is left out leaves things as they are
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"user_id": "ada", "data": {"cart": null}}))]
+pub(super) struct Regeneration {
+    /// The user who has logged in (the lifetime begins anew); null: nobody any more; 1 to 256 bytes
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
+    user_id: Option<Option<String>>,
+    /// A merge patch (RFC 7396) for the data
+    #[serde(default)]
+    #[schema(schema_with = super::openapi::nullable_data)]
+    data: Option<Map<String, Value>>,
+    /// Milliseconds without a touch until it expires
+    #[serde(default)]
+    #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
+    idle_timeout_ms: Option<i64>,
+    /// Milliseconds from now until it ends whatever happens
+    #[serde(default)]
+    #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
+    lifetime_ms: Option<i64>,
+    /// Where the session is now
+    #[serde(default)]
+    client: Option<Client>,
+}
+
+/// Tells null from nothing.
+fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+/// Resolve the session
+///
+/// Answers with the user and the data behind the browser's cookie, and touches the session when that is due.
+#[utoipa::path(
+    get, path = "/v1/session", tag = "session", params(Resolve), security(("cookie" = [])),
+    responses(
+        (status = 200, description = "It is live", body = Body, headers(("ETag" = String, description = "Names user and data"))),
+        (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn resolve(
+    State(app): State<App>,
+    Query(query): Query<Resolve>,
+    Opened(id): Opened,
+) -> Result<Response> {
+    let touch = match query.touch {
+        None => Touch::WhenDue,
+        Some(TouchMode::Never) => Touch::Never,
+        Some(TouchMode::Force) => Touch::Force,
+    };
+    let session = app.sessions.resolve(&id, touch).await?.ok_or_else(Error::no_session)?;
+    app.answer(StatusCode::OK, &session, Cookie::Touched)
+}
+
+/// Revoke the session
+///
+/// This is logout. The answer clears the browser's cookie, also when there was no session.
+#[utoipa::path(
+    delete, path = "/v1/session", tag = "session", security(("cookie" = []), ()),
+    responses(
+        (status = 204, description = "There is no such session any more", headers(("Set-Cookie" = String, description = "Makes the browser forget the cookie"))),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn revoke(State(app): State<App>, opened: std::result::Result<Opened, Error>) -> Result<Response> {
+    if let Ok(Opened(id)) = opened {
+        app.sessions.revoke(&id).await?;
+    }
+    app.cleared()
+}
+
+/// Update the data
+///
+/// By merge patch (RFC 7396) or JSON Patch (RFC 6902). Compare-and-set: of two callers that change different fields at
+/// once both win. The user stays who they are; see regenerate.
+#[utoipa::path(
+    patch, path = "/v1/session/data", tag = "session", security(("cookie" = [])),
+    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    request_body(content(
+        (super::openapi::MergePatch = "application/merge-patch+json"),
+        (super::openapi::JsonPatch = "application/json-patch+json"),
+    )),
+    responses(
+        (status = 200, description = "The session as it is now", body = Body, headers(("ETag" = String, description = "Names user and data"))),
+        (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The JSON Patch does not fit the data", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn update(
+    State(app): State<App>,
+    Opened(id): Opened,
+    if_match: IfMatch,
+    Patch(change): Patch,
+) -> Result<Response> {
+    let session =
+        app.sessions.update(&id, &change, |session| if_match.holds(session)).await?.ok_or_else(Error::no_session)?;
+    app.answer(StatusCode::OK, &session, Cookie::Updated)
+}
+
+/// Replace the data
+#[utoipa::path(
+    put, path = "/v1/session/data", tag = "session", security(("cookie" = [])),
+    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    request_body(content = super::openapi::Data),
+    responses(
+        (status = 200, description = "The session as it is now", body = Body, headers(("ETag" = String, description = "Names user and data"))),
+        (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn replace(
+    State(app): State<App>,
+    Opened(id): Opened,
+    if_match: IfMatch,
+    Json(data): Json<Map<String, Value>>,
+) -> Result<Response> {
+    let change = Change::Replace(data);
+    let session =
+        app.sessions.update(&id, &change, |session| if_match.holds(session)).await?.ok_or_else(Error::no_session)?;
+    app.answer(StatusCode::OK, &session, Cookie::Updated)
+}
+
+/// Touch the session
+///
+/// Extends it now, whether or not that is due.
+#[utoipa::path(
+    post, path = "/v1/session/touch", tag = "session", security(("cookie" = [])),
+    responses(
+        (status = 200, description = "Extended", body = Body, headers(("ETag" = String, description = "Names user and data"))),
+        (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn touch(State(app): State<App>, Opened(id): Opened) -> Result<Response> {
+    let session = app.sessions.resolve(&id, Touch::Force).await?.ok_or_else(Error::no_session)?;
+    app.answer(StatusCode::OK, &session, Cookie::Touched)
+}
+
+/// Regenerate the session
+///
+/// New id, same data; the old id is dead. With `user_id` this is login. Of many at once exactly one wins, and the others
+/// are answered 401.
+#[utoipa::path(
+    post, path = "/v1/session/regenerate", tag = "session", security(("cookie" = [])),
+    request_body(content = Option<Regeneration>, description = "May be left out"),
+    responses(
+        (status = 200, description = "The session under its new id", body = Body, headers(("Set-Cookie" = String, description = "The new cookie"), ("ETag" = String, description = "Names user and data"))),
+        (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn regenerate(
+    State(app): State<App>,
+    Opened(id): Opened,
+    Json(wanted): Json<Regeneration>,
+) -> Result<Response> {
+    let wanted = Regenerate {
+        user_id: wanted.user_id.map(user_id).transpose()?,
+        data: wanted.data.map(Value::Object),
+        idle_timeout_ms: wanted.idle_timeout_ms,
+        lifetime_ms: wanted.lifetime_ms,
+        client: wanted.client.map(Client::check).transpose()?,
+    };
+    let session = app.sessions.regenerate(&id, wanted).await?.ok_or_else(Error::no_session)?;
+    app.answer(StatusCode::OK, &session, Cookie::New)
+}

@@ -1,0 +1,22 @@
+//! express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file.
+//!
+//! # Layout
+//! A request goes `server` -> `api` -> `session` -> `store`, and imports point only that way.
+//!
+//! - [`server`]: accepts connections, holds them to their limits, drains them at the end.
+//! - [`api`]: every route and the middleware, in order; what goes over the wire.
+//! - [`cookie`]: the cookie's codec, pure: parse, verify, sign, `Set-Cookie`.
+//! - [`session`]: the rules: the verbs, the record, the policy of expiry. Knows no HTTP and no database.
+//! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
+//! - [`clock`]: the one clock.
+//! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, and logs.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod cookie;
+pub mod server;
+pub mod session;
+pub mod store;
+pub mod telemetry;

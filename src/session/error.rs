@@ -1,0 +1,39 @@
+//! Why a verb was not done.
+
+use crate::store;
+
+/// Why a verb was not done. "There is no such session" is not among these: the verbs answer that with None.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed; nothing is known about the session.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What was asked for breaks a rule.
+    #[error("{pointer}: {detail}")]
+    Invalid {
+        /// Which rule, in a word: `reserved-name`, `data-too-large`, ...
+        code: &'static str,
+        /// Where in the request's body (RFC 6901); empty for the whole of it.
+        pointer: String,
+        /// What is wrong and what would do.
+        detail: String,
+    },
+    /// `If-Match` names another state than the session's (RFC 9110, section 13.1.1).
+    #[error("the session has changed since")]
+    PreconditionFailed,
+    /// A JSON Patch does not fit the data that is stored (RFC 5789, section 2.2).
+    #[error("{0}")]
+    PatchConflict(String),
+    /// The stored record is not one that express-session or this service wrote.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Too many writers at once; this call lost every race.
+    #[error("too many writers at once")]
+    Contention,
+}
+
+impl Error {
+    pub(crate) fn invalid(code: &'static str, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid { code, pointer: pointer.into(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,99 @@
+//! Regenerate: a new id for the same session. With a user, this is login; it is what ends session fixation.
+
+use serde_json::Value;
+
+use super::record::Ours;
+use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, finish, span};
+use crate::clock::Ms;
+use crate::store::Outcome;
+
+/// What may change with the id. None leaves a thing as it is. Spans are in ms.
+#[derive(Debug, Clone, Default)]
+pub struct Regenerate {
+    /// Binds a user, or `Some(None)` unbinds them. Binding one is a login: the lifetime begins anew.
+    pub user_id: Option<Option<String>>,
+    /// An RFC 7396 merge patch for the data.
+    pub data: Option<Value>,
+    /// A new idle timeout.
+    pub idle_timeout_ms: Option<Ms>,
+    /// A new lifetime, from now.
+    pub lifetime_ms: Option<Ms>,
+    /// Where the session is now.
+    pub client: Option<Client>,
+}
+
+impl Sessions {
+    /// Gives the session a new id and ends the old one, in one step: of many at once exactly one wins, and the
+    /// others get None, as for a session that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as for issue and update; [`Error::Store`]: the old id may or may not have ended.
+    pub async fn regenerate(&self, id: &Id, wanted: Regenerate) -> Result<Option<Session>, Error> {
+        let (sessions, id) = (self.clone(), id.clone());
+        // A caller that hangs up does not leave both ids alive.
+        finish(async move { sessions.regenerate_to_the_end(&id, &wanted).await }).await
+    }
+
+    async fn regenerate_to_the_end(&self, id: &Id, wanted: &Regenerate) -> Result<Option<Session>, Error> {
+        let now = self.now();
+        for _ in 0..MAX_RACES {
+            let Some(old) = self.load(id, now).await? else { return Ok(None) };
+            let old_user = self.user_of(&old.record);
+            let (ours, data) = self.successor(&old, wanted, now)?;
+            let Some(new) = self.insert(ours, data, now).await? else { continue };
+            match self.store().remove(id.as_str(), Some(&old.bytes), old_user.as_deref(), now).await {
+                Ok(Outcome::Applied) => return Ok(Some(new)),
+                Ok(Outcome::Missing) => {
+                    self.withdraw(&new, now).await?;
+                    return Ok(None);
+                }
+                Ok(Outcome::Changed) => self.withdraw(&new, now).await?,
+                Err(error) => {
+                    // Nobody will learn the new id: it is only room that would be wasted.
+                    let _ = self.withdraw(&new, now).await;
+                    return Err(error.into());
+                }
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    async fn withdraw(&self, new: &Session, now: Ms) -> Result<(), Error> {
+        self.store().remove(new.id.as_str(), None, new.user_id.as_deref(), now).await?;
+        Ok(())
+    }
+
+    fn successor(&self, old: &Loaded, wanted: &Regenerate, now: Ms) -> Result<(Ours, Data), Error> {
+        let policy = self.policy();
+        let before = old.record.ours.as_ref();
+        let login = matches!(wanted.user_id, Some(Some(_)));
+        let idle_timeout_ms =
+            span(wanted.idle_timeout_ms, old.standing.idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
+        let lifetime = span(wanted.lifetime_ms, policy.lifetime, policy.max_lifetime, "/lifetime_ms")?;
+        let kept = old.standing.lifetime_ends_at.filter(|_| !login && wanted.lifetime_ms.is_none());
+        let mut ours = Ours {
+            created_at: before.map(|ours| ours.created_at).filter(|_| !login).unwrap_or(now),
+            touched_at: now,
+            lifetime_ends_at: kept.unwrap_or(now + lifetime),
+            idle_timeout_ms,
+            user_id: before.and_then(|ours| ours.user_id.clone()),
+            client: wanted.client.clone().or_else(|| before.and_then(|ours| ours.client.clone())),
+        };
+        if wanted.user_id.is_none() && wanted.data.is_none() {
+            return Ok((ours, old.record.data.clone()));
+        }
+        let mut map = old.record.data.to_map()?;
+        if let Some(patch) = &wanted.data {
+            map = Change::Merge(patch.clone()).apply(map, policy.max_data_bytes)?;
+        }
+        if let Some(user_id) = &wanted.user_id {
+            self.bind(&mut ours, &mut map, user_id.clone())?;
+        } else if let Some(pointer) = &policy.user_pointer {
+            let data = Data::new(&map, "/data", policy.max_data_bytes)?;
+            if pointer.get(&data) != pointer.get(&old.record.data) {
+                return Err(Error::invalid("user-is-bound", "/data", "name the user in user_id, not in the data"));
+            }
+        }
+        Ok((ours, Data::new(&map, "/data", policy.max_data_bytes)?))
+    }
+}

@@ -1,0 +1,143 @@
+//! Where records are kept. A store is dumb: it knows ids, bytes, users and expiry times, and no rule of sessions,
+//! no HTTP and no clock (`now` is handed to it).
+//!
+//! # The contract
+//! - An entry is found until its expiry, and never after, whether or not it was purged. An expired entry behaves as
+//!   a missing one in every call.
+//! - Only [`Store::insert`] creates, and it never overwrites. Every other write applies to an entry that is there, and
+//!   says whether it did ([`Outcome`]). So no write revives what was removed.
+//! - A write that was answered is seen by every later call, in every process on the same store.
+//! - Each entry may name a user. `list_by_user` finds every entry whose insert was answered before the listing began.
+//!   An insert that races the removal of all that was listed either is in the next listing or answers false.
+//! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
+//! - Every call ends within the store's deadline.
+
+mod redis;
+mod sqlite;
+mod url;
+
+pub use self::redis::Redis;
+pub use self::sqlite::Sqlite;
+pub use self::url::StoreUrl;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Ms;
+
+/// How long a call to a store may take before it answers [`Error::Unavailable`].
+pub const DEADLINE: Duration = Duration::from_millis(500);
+
+/// Why a store could not say.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// It is away, refuses, or took too long. Trying again later may help.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// It answered what it never should: a bug here, or another program's data under our keys.
+    #[error("the store answered something unexpected: {0}")]
+    Unexpected(String),
+}
+
+/// What a store answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is to be kept under an id.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The bytes that [`Store::find`] gives back.
+    pub record: &'a [u8],
+    /// Whose it is: the index's key.
+    pub user_id: Option<&'a str>,
+    /// Epoch ms from which on it is gone; later than `now`.
+    pub expires_at: Ms,
+}
+
+/// What was kept under an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The bytes that were put in.
+    pub record: Vec<u8>,
+    /// Epoch ms from which on it is gone, give or take a few. None: never (another program put it there).
+    pub expires_at: Option<Ms>,
+}
+
+/// One row of a user's listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The entry's id.
+    pub id: String,
+    /// The order of the listing: an epoch ms, about when it expires.
+    pub rank: Ms,
+    /// The entry.
+    pub found: Found,
+}
+
+/// What became of a write to an entry that should be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Applied,
+    /// Nothing was done: the entry is not what was expected, because another write came first.
+    Changed,
+    /// Nothing was done: there is no such entry.
+    Missing,
+}
+
+/// The contract is at the top of this module.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Puts in a new entry. False, and nothing is kept, when the id is taken or when the user's entries were removed
+    /// meanwhile: try again under another id.
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool>;
+
+    /// The entry, if there is one.
+    async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>>;
+
+    /// Puts `entry` in the place of the one whose record is `expected`, to the byte.
+    async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
+
+    /// As `replace`, for an entry that is `expected` but for its times: it takes no more room, and so also works
+    /// when the store is full.
+    async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
+
+    /// Removes the entry if its record is `expected`, to the byte; None: whatever it is. Works when the store is full.
+    /// `user_id` is whose it is, where known, so that the index forgets it at once and not only when next listed.
+    async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, now: Ms) -> Result<Outcome>;
+
+    /// Entries of a user, the latest expiry first, `limit` at most; `after` is the last row of the page before.
+    async fn list_by_user(
+        &self,
+        user_id: &str,
+        after: Option<(Ms, &str)>,
+        limit: usize,
+        now: Ms,
+    ) -> Result<Vec<Listed>>;
+
+    /// Frees the room of expired entries, `limit` at most; says how many it freed.
+    async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize>;
+
+    /// Whether it could serve a call now.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// Opens the store that `url` names. `key_prefix` begins every session's key in Redis.
+///
+/// # Errors
+/// [`Error::Unavailable`] when an SQLite file cannot be opened or made. A Redis that is away is no error:
+/// every call says so until it is back.
+pub async fn open(url: &StoreUrl, key_prefix: &str) -> Result<Arc<dyn Store>> {
+    Ok(match url {
+        StoreUrl::Sqlite(path) => Arc::new(Sqlite::open(path)?),
+        StoreUrl::Redis(target) => Arc::new(Redis::open(target, key_prefix).await?),
+    })
+}
+
+/// Runs one call under the deadline.
+async fn within<T>(call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    tokio::time::timeout(DEADLINE, call)
+        .await
+        .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {} ms", DEADLINE.as_millis()))))
+}

@@ -1,0 +1,306 @@
+//! The Redis store: one key a session, in the form that connect-redis reads and writes, and one index a user.
+//!
+//! - `sess:<id>`: the record, a string with `PX` expiry. The key is the truth.
+//! - `sess-user:<user_id>`: a sorted set of ids; it lives as long as its longest member. The score is the session's
+//!   expiry, or, while an insert is under way, minus the time until which it may be. An entry is a hint: one without a
+//!   session is pruned when listed, and a session without one gets it back at its next write.
+//!
+//! The index entry of a new session is written before its key and confirmed after it, so that what a listing sees as
+//! confirmed has a key, or had one that was removed since. No command needs two keys, so nothing here depends on both
+//! living on the same node.
+
+mod link;
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use redis::{FromRedisValue, Pipeline, Script};
+
+use self::link::Link;
+use super::url::RedisTarget;
+use super::{Entry, Error, Found, Listed, Outcome, Result, Store, within};
+use crate::clock::Ms;
+
+/// How long an insert may be under way before others may forget it, in ms; far more than the deadline of a call.
+const UNDER_WAY: Ms = 60_000;
+
+/// Compare-and-set on the raw value: other writers do not know of versions.
+const REPLACE: &str = "
+local value = redis.call('GET', KEYS[1])
+if not value then return 0 end
+if value ~= ARGV[1] then return 1 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 2";
+
+static REPLACE_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(REPLACE));
+
+/// The same, also when Redis is at `maxmemory`: the value does not grow.
+static TOUCH_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&format!("#!lua flags=allow-oom{REPLACE}")));
+
+/// Compare-and-delete.
+static REMOVE_SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "
+local value = redis.call('GET', KEYS[1])
+if not value then return 0 end
+if value ~= ARGV[1] then return 1 end
+redis.call('DEL', KEYS[1])
+return 2",
+    )
+});
+
+/// The Redis store.
+pub struct Redis {
+    link: Link,
+    key_prefix: String,
+    index_prefix: String,
+}
+
+impl Redis {
+    /// Starts to connect to `target`, and goes on trying until dropped. Waits for the first try.
+    ///
+    /// # Errors
+    /// [`Error::Unexpected`] when the target can never be a connection.
+    pub async fn open(target: &RedisTarget, key_prefix: &str) -> Result<Self> {
+        let link = Link::open(target).await?;
+        let index_prefix = format!("{}-user:", key_prefix.trim_end_matches(':'));
+        Ok(Self { link, key_prefix: key_prefix.to_owned(), index_prefix })
+    }
+
+    fn key(&self, id: &str) -> String {
+        [&self.key_prefix, id].concat()
+    }
+
+    fn index(&self, user_id: &str) -> String {
+        [&self.index_prefix, user_id].concat()
+    }
+
+    async fn run<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+        within(async {
+            let mut connection = self.link.connection()?;
+            pipeline.query_async(&mut connection).await.map_err(|error| self.link.failed(&error))
+        })
+        .await
+        .inspect_err(|_| self.link.suspect())
+    }
+
+    async fn invoke(&self, script: &Script, key: &str, args: &[&[u8]]) -> Result<Outcome> {
+        let answer = within(async {
+            let mut connection = self.link.connection()?;
+            let mut invocation = script.key(key);
+            for arg in args {
+                invocation.arg(*arg);
+            }
+            invocation.invoke_async(&mut connection).await.map_err(|error| self.link.failed(&error))
+        })
+        .await
+        .inspect_err(|_| self.link.suspect())?;
+        match answer {
+            0 => Ok(Outcome::Missing),
+            1 => Ok(Outcome::Changed),
+            2 => Ok(Outcome::Applied),
+            other => Err(Error::Unexpected(format!("a script answered {other}"))),
+        }
+    }
+
+    async fn put(&self, script: &Script, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        let ttl = ttl(entry.expires_at, now).to_string();
+        let outcome = self.invoke(script, &self.key(id), &[expected, entry.record, ttl.as_bytes()]).await?;
+        if let (Outcome::Applied, Some(user_id)) = (outcome, entry.user_id) {
+            let index = self.index(user_id);
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ZADD").arg(&index).arg(entry.expires_at).arg(id).ignore();
+            prune(&mut pipeline, &index, now);
+            keep(&mut pipeline, &index, entry.expires_at, now);
+            // The write is done. An index that could not be refreshed, say because Redis is full, heals at the next one.
+            if let Err(error) = self.run::<()>(&pipeline).await {
+                tracing::debug!(%error, "a user's index was not refreshed");
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+#[async_trait]
+impl Store for Redis {
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool> {
+        let (key, ttl) = (self.key(id), ttl(entry.expires_at, now));
+        let mut pipeline = redis::pipe();
+        let Some(user_id) = entry.user_id else {
+            pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
+            let (set,): (Option<String>,) = self.run(&pipeline).await?;
+            return Ok(set.is_some());
+        };
+        let index = self.index(user_id);
+        pipeline.cmd("ZADD").arg(&index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
+        prune(&mut pipeline, &index, now);
+        keep(&mut pipeline, &index, entry.expires_at, now);
+        pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
+        pipeline.cmd("ZADD").arg(&index).arg("XX").arg("CH").arg(entry.expires_at).arg(id);
+        let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline).await?;
+        if set.is_some() && (confirmed || !added) {
+            return Ok(true);
+        }
+        let mut undo = redis::pipe();
+        if set.is_some() {
+            undo.cmd("DEL").arg(&key).ignore();
+        }
+        if added {
+            undo.cmd("ZREM").arg(&index).arg(id).ignore();
+        }
+        self.run::<()>(&undo).await?;
+        Ok(false)
+    }
+
+    async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
+        let key = self.key(id);
+        let mut pipeline = redis::pipe();
+        read(&mut pipeline, &key);
+        let (record, pttl) = self.run(&pipeline).await?;
+        Ok(found(record, pttl, now))
+    }
+
+    async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        self.put(&REPLACE_SCRIPT, id, expected, entry, now).await
+    }
+
+    async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        self.put(&TOUCH_SCRIPT, id, expected, entry, now).await
+    }
+
+    async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
+        let key = self.key(id);
+        let outcome = if let Some(expected) = expected {
+            self.invoke(&REMOVE_SCRIPT, &key, &[expected]).await?
+        } else {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("DEL").arg(&key);
+            let (removed,): (bool,) = self.run(&pipeline).await?;
+            if removed { Outcome::Applied } else { Outcome::Missing }
+        };
+        // After the key: an entry without a session heals, a session without an entry could not be revoked by user.
+        if let (Outcome::Applied | Outcome::Missing, Some(user_id)) = (outcome, user_id) {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ZREM").arg(self.index(user_id)).arg(id).ignore();
+            if let Err(error) = self.run::<()>(&pipeline).await {
+                tracing::debug!(%error, "an index entry was not removed");
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn list_by_user(
+        &self,
+        user_id: &str,
+        after: Option<(Ms, &str)>,
+        limit: usize,
+        now: Ms,
+    ) -> Result<Vec<Listed>> {
+        let index = self.index(user_id);
+        loop {
+            let (rows, dead) = self.page(&index, after, limit, now).await?;
+            if dead.is_empty() {
+                return Ok(rows);
+            }
+            // What vanished between index and key may have been regenerated, and its successor may have come into the
+            // index after it was read: so a listing counts only when everything in it was there.
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ZREM").arg(&index).arg(&dead).ignore();
+            self.run::<()>(&pipeline).await?;
+        }
+    }
+
+    async fn purge_expired(&self, _now: Ms, _limit: usize) -> Result<usize> {
+        // Redis does it.
+        Ok(0)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.run(redis::pipe().cmd("PING").ignore()).await
+    }
+}
+
+impl Redis {
+    /// One reading of the index: the rows whose session is there, and the ids of those whose session is not.
+    async fn page(
+        &self,
+        index: &str,
+        after: Option<(Ms, &str)>,
+        limit: usize,
+        now: Ms,
+    ) -> Result<(Vec<Listed>, Vec<String>)> {
+        let highest = after.map_or("+inf".to_owned(), |(rank, _)| rank.to_string());
+        let (mut rows, mut dead, mut offset) = (Vec::new(), Vec::new(), 0);
+        while rows.len() < limit {
+            let mut pipeline = redis::pipe();
+            let lowest = format!("({now}");
+            pipeline.cmd("ZRANGE").arg(index).arg(&highest).arg(lowest).arg("BYSCORE").arg("REV");
+            pipeline.arg("LIMIT").arg(offset).arg(limit).arg("WITHSCORES");
+            let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline).await?;
+            offset += entries.len();
+            let last = entries.len() < limit;
+            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds")]
+            let wanted: Vec<(String, Ms)> = entries
+                .into_iter()
+                .map(|(id, score)| (id, score as Ms))
+                .filter(|(id, rank)| after.is_none_or(|after| (*rank, id.as_str()) < after))
+                .collect();
+            if !wanted.is_empty() {
+                let mut pipeline = redis::pipe();
+                for (id, _) in &wanted {
+                    read(&mut pipeline, &self.key(id));
+                }
+                let mut values = self.run::<Vec<redis::Value>>(&pipeline).await?.into_iter();
+                for (id, rank) in wanted {
+                    let (record, pttl) = (next(&mut values)?, next(&mut values)?);
+                    match found(record, pttl, now) {
+                        Some(found) => rows.push(Listed { id, rank, found }),
+                        None => dead.push(id),
+                    }
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        rows.truncate(limit);
+        Ok((rows, dead))
+    }
+}
+
+fn next<T: FromRedisValue>(values: &mut impl Iterator<Item = redis::Value>) -> Result<T> {
+    let value = values.next().ok_or_else(|| Error::Unexpected("a reply is missing".into()))?;
+    T::from_redis_value(value).map_err(|error| Error::Unexpected(error.to_string()))
+}
+
+/// Never zero, which would mean none to some commands and an error to others.
+fn ttl(expires_at: Ms, now: Ms) -> Ms {
+    (expires_at - now).max(1)
+}
+
+/// Forgets sessions that have expired, and inserts that never came to an end.
+fn prune(pipeline: &mut Pipeline, index: &str, now: Ms) {
+    pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(now).ignore();
+}
+
+/// Makes the index live as long as a member that expires at `expires_at`.
+fn keep(pipeline: &mut Pipeline, index: &str, expires_at: Ms, now: Ms) {
+    for condition in ["NX", "GT"] {
+        pipeline.cmd("PEXPIRE").arg(index).arg(ttl(expires_at, now)).arg(condition).ignore();
+    }
+}
+
+/// Asks for a session's record and its remaining time.
+fn read(pipeline: &mut Pipeline, key: &str) {
+    pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key);
+}
+
+/// -1 says that the key never expires, -2 that it has, since its value was read.
+fn found(record: Option<Vec<u8>>, pttl: Ms, now: Ms) -> Option<Found> {
+    let record = record?;
+    match pttl {
+        -1 => Some(Found { record, expires_at: None }),
+        0.. => Some(Found { record, expires_at: Some(now + pttl.max(1)) }),
+        _ => None,
+    }
+}

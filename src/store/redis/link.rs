@@ -1,0 +1,162 @@
+//! One multiplexed connection to Redis, made anew whenever it is lost.
+//!
+//! Callers never wait for a connection: without one a call fails at once. The redis crate's own `ConnectionManager`
+//! makes callers wait past their deadline, and keeps a connection whose server no longer answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, InfoDict, RedisError};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::store::url::RedisTarget;
+use crate::store::{DEADLINE, Error, Result};
+
+/// How long to wait after a try that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection that nobody complains of is tried.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How many commands may wait to be written; the crate's default of 50 makes busy callers wait for each other.
+const QUEUE: usize = 1024;
+
+/// Replies with which Redis says that it could serve the call, but will not now.
+const AWAY: [&str; 13] = [
+    "BUSY",
+    "CLUSTERDOWN",
+    "EXECABORT",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "WRONGPASS",
+];
+
+pub(super) struct Link {
+    connection: watch::Receiver<Option<MultiplexedConnection>>,
+    suspicion: Arc<Notify>,
+}
+
+impl Link {
+    /// Starts the task that keeps the connection, and waits for its first try.
+    pub(super) async fn open(target: &RedisTarget) -> Result<Self> {
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let client = Client::open(target.info.clone().set_tcp_settings(tcp))
+            .map_err(|error| Error::Unexpected(error.category().into()))?;
+        let (keeper, connection) = watch::channel(None);
+        let suspicion = Arc::new(Notify::new());
+        let first = connect(&client).await;
+        tokio::spawn(keep(client, first, keeper, Arc::clone(&suspicion)));
+        let mut link = Self { connection, suspicion };
+        let _ = link.connection.changed().await;
+        Ok(link)
+    }
+
+    /// The connection, if there is one.
+    pub(super) fn connection(&self) -> Result<MultiplexedConnection> {
+        self.connection.borrow().clone().ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
+    }
+
+    /// What an error of the crate means to a caller. Only Redis's error code is passed on: its text may name keys.
+    pub(super) fn failed(&self, error: &RedisError) -> Error {
+        let code = error.code().unwrap_or_default();
+        if AWAY.contains(&code) {
+            Error::Unavailable(format!("Redis answered {code}"))
+        } else if code.is_empty() {
+            Error::Unavailable(format!("Redis: {}", error.category()))
+        } else {
+            Error::Unexpected(format!("Redis answered {code}"))
+        }
+    }
+
+    /// A call failed: have the connection tried now.
+    pub(super) fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+}
+
+/// Keeps `keeper` filled until nobody reads it.
+async fn keep(
+    client: Client,
+    first: Result<MultiplexedConnection>,
+    keeper: watch::Sender<Option<MultiplexedConnection>>,
+    suspicion: Arc<Notify>,
+) {
+    let mut attempt = first;
+    let mut away = false;
+    while !keeper.is_closed() {
+        match attempt {
+            Ok(connection) => {
+                if away {
+                    tracing::info!("Redis is back");
+                    away = false;
+                }
+                let _ = keeper.send(Some(connection.clone()));
+                while !keeper.is_closed() && answers(connection.clone()).await {
+                    let _ = timeout(HEARTBEAT, suspicion.notified()).await;
+                }
+                let _ = keeper.send(None);
+            }
+            Err(error) => {
+                if !away {
+                    tracing::error!(%error, "Redis is away; trying again until it is back");
+                    away = true;
+                }
+                // Tells `open` that the first try is over.
+                let _ = keeper.send(None);
+                sleep(PAUSE).await;
+            }
+        }
+        attempt = connect(&client).await;
+    }
+}
+
+async fn answers(mut connection: MultiplexedConnection) -> bool {
+    let pong = timeout(DEADLINE, redis::cmd("PING").exec_async(&mut connection)).await;
+    // A server that refuses PING (LOADING, NOPERM) still answers.
+    pong.is_ok_and(|pong| pong.map_or_else(|error| error.code().is_some(), |()| true))
+}
+
+async fn connect(client: &Client) -> Result<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(DEADLINE))
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE);
+    let attempt = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let info: redis::RedisResult<InfoDict> = redis::cmd("INFO").query_async(&mut connection).await;
+        Ok::<_, RedisError>((connection, info))
+    };
+    let (connection, info) = timeout(DEADLINE, attempt)
+        .await
+        .map_err(|_| Error::Unavailable("no answer".into()))?
+        .map_err(|error| Error::Unavailable(error.code().unwrap_or(error.category()).to_owned()))?;
+    // A user that may not ask (an ACL) is believed.
+    if let Ok(info) = info {
+        check(&info)?;
+    }
+    Ok(connection)
+}
+
+fn check(info: &InfoDict) -> Result<()> {
+    let version: String = info.get("redis_version").unwrap_or_default();
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major < 7) {
+        return Err(Error::Unavailable(format!("this is Redis {version}, and 7.0 or later is needed")));
+    }
+    let policy: String = info.get("maxmemory_policy").unwrap_or_default();
+    if policy.starts_with("allkeys") {
+        tracing::warn!(
+            policy,
+            "Redis may evict live sessions when it is full: set maxmemory-policy to noeviction or volatile-ttl"
+        );
+    }
+    Ok(())
+}

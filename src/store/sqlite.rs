@@ -1,0 +1,283 @@
+//! The embedded store: one SQLite file in WAL mode.
+//!
+//! Two reader threads, and one writer thread that takes whatever writes are waiting and commits them together; each is
+//! answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
+//! may lose the last ones. Other processes may open the same file.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, params};
+use tokio::sync::oneshot;
+
+use super::{Entry, Error, Found, Listed, Outcome, Result, Store, within};
+use crate::clock::Ms;
+
+/// Every schema change, in order; the `user_version` of a file is how many were applied.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql")];
+
+const READERS: usize = 2;
+/// How many calls may wait for a thread; the next one is refused.
+const QUEUE: usize = 1024;
+/// How many writes one commit takes.
+const GROUP: usize = 256;
+/// How long to wait for another process's write; within the deadline of a call.
+const BUSY: Duration = Duration::from_millis(400);
+
+/// The SQLite store. The threads end when it is dropped.
+pub struct Sqlite {
+    reads: Sender<ReadJob>,
+    writes: Sender<WriteJob>,
+}
+
+type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+/// Runs inside a transaction, or is told why there is none; gives back how to answer once the commit is known.
+type WriteJob = Box<dyn FnOnce(Result<&Connection>) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<()>)>;
+
+impl Sqlite {
+    /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the file cannot be opened, is no database, or was made by a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600).open(path).map_err(|error| named(&error))?;
+        let mut writer = connect(path).map_err(|error| named(&error))?;
+        migrate(&mut writer).map_err(|error| named(&error))?;
+        let (reads, read_jobs) = bounded::<ReadJob>(QUEUE);
+        let (writes, write_jobs) = bounded::<WriteJob>(QUEUE);
+        for _ in 0..READERS {
+            let (reader, jobs) = (connect(path).map_err(|error| named(&error))?, read_jobs.clone());
+            spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?;
+        }
+        spawn("sqlite-writer", move || write(&writer, &write_jobs))?;
+        Ok(Self { reads, writes })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: ReadJob = Box::new(move |connection| {
+            if !answer.is_closed() {
+                let _ = answer.send(query(connection).map_err(Error::from));
+            }
+        });
+        within(async {
+            self.reads.try_send(job).map_err(|_| too_busy())?;
+            answered.await.unwrap_or_else(|_| Err(stopped()))
+        })
+        .await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel::<Result<T>>();
+        let job: WriteJob = Box::new(move |transaction| {
+            // Nobody waits any more: the caller was told that it did not work out.
+            if answer.is_closed() {
+                return Box::new(|_| ());
+            }
+            let outcome = transaction.and_then(|connection| change(connection).map_err(Error::from));
+            Box::new(move |committed| drop(answer.send(committed.and(outcome))))
+        });
+        within(async {
+            self.writes.try_send(job).map_err(|_| too_busy())?;
+            answered.await.unwrap_or_else(|_| Err(stopped()))
+        })
+        .await
+    }
+
+    async fn put(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        let (id, expected, record) = (id.to_owned(), expected.to_owned(), entry.record.to_owned());
+        let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
+        self.write(move |db| {
+            let sql = "update sessions set record = ?, user_id = ?, expires_at = ? where id = ? and record = ? and expires_at > ?";
+            let applied = execute(db, sql, params![record, user_id, expires_at, id, expected, now])? == 1;
+            outcome(db, applied, &id, now)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool> {
+        let (id, record) = (id.to_owned(), entry.record.to_owned());
+        let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
+        self.write(move |db| {
+            // An expired row that was not purged yet is no entry, and gives way.
+            let sql = "insert into sessions (id, record, user_id, expires_at) values (?1, ?2, ?3, ?4)
+                       on conflict (id) do update set record = ?2, user_id = ?3, expires_at = ?4
+                       where sessions.expires_at <= ?5";
+            Ok(execute(db, sql, params![id, record, user_id, expires_at, now])? == 1)
+        })
+        .await
+    }
+
+    async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
+        let id = id.to_owned();
+        self.read(move |db| {
+            db.prepare_cached("select record, expires_at from sessions where id = ? and expires_at > ?")?
+                .query_row(params![id, now], |row| Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) }))
+                .optional()
+        })
+        .await
+    }
+
+    async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        self.put(id, expected, entry, now).await
+    }
+
+    async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        self.put(id, expected, entry, now).await
+    }
+
+    async fn remove(&self, id: &str, expected: Option<&[u8]>, _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
+        let (id, expected) = (id.to_owned(), expected.map(<[u8]>::to_vec));
+        self.write(move |db| {
+            let sql = "delete from sessions where id = ?1 and expires_at > ?3 and (?2 is null or record = ?2)";
+            let applied = execute(db, sql, params![id, expected, now])? == 1;
+            outcome(db, applied, &id, now)
+        })
+        .await
+    }
+
+    async fn list_by_user(
+        &self,
+        user_id: &str,
+        after: Option<(Ms, &str)>,
+        limit: usize,
+        now: Ms,
+    ) -> Result<Vec<Listed>> {
+        let user_id = user_id.to_owned();
+        let (rank, last) = after.map_or((Ms::MAX, String::new()), |(rank, id)| (rank, id.to_owned()));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(move |db| {
+            let sql = "select id, record, expires_at from sessions
+                       where user_id = ? and expires_at > ? and (expires_at, id) < (?, ?)
+                       order by expires_at desc, id desc limit ?";
+            db.prepare_cached(sql)?
+                .query_map(params![user_id, now, rank, last, limit], |row| {
+                    let rank = row.get(2)?;
+                    Ok(Listed { id: row.get(0)?, rank, found: Found { record: row.get(1)?, expires_at: Some(rank) } })
+                })?
+                .collect()
+        })
+        .await
+    }
+
+    async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.write(move |db| {
+            let sql = "delete from sessions where id in (select id from sessions where expires_at <= ? limit ?)";
+            execute(db, sql, params![now, limit])
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.read(|db| db.query_row("select count(*) from (select 1 from sessions limit 1)", [], |_| Ok(()))).await
+    }
+}
+
+/// The writer thread: one transaction for all the writes that wait.
+fn write(connection: &Connection, jobs: &Receiver<WriteJob>) {
+    while let Ok(first) = jobs.recv() {
+        let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP - 1));
+        let begun = connection.execute_batch("begin immediate").map_err(Error::from);
+        let answers: Vec<Answer> = group.map(|job| job(begun.clone().map(|()| connection))).collect();
+        let committed = begun.and_then(|()| commit(connection));
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+}
+
+fn commit(connection: &Connection) -> Result<()> {
+    // A full disk or a failed read makes SQLite end the transaction by itself.
+    if connection.is_autocommit() {
+        return Err(Error::Unavailable("SQLite rolled the write back".into()));
+    }
+    connection.execute_batch("commit").map_err(|error| {
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("rollback");
+        }
+        error.into()
+    })
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.execute_batch("pragma journal_mode = wal; pragma synchronous = normal; pragma cache_size = -16384;")?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let applied: u32 = transaction.query_row("pragma user_version", [], |row| row.get(0))?;
+    let pending = MIGRATIONS.get(applied as usize..).ok_or_else(|| {
+        let known = MIGRATIONS.len();
+        Error::Unavailable(format!(
+            "a newer sessiond made this file (schema {applied}, known here: {known}); use that one"
+        ))
+    })?;
+    for (version, sql) in (applied + 1..).zip(pending) {
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", version)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn execute(db: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+    db.prepare_cached(sql)?.execute(params)
+}
+
+fn outcome(db: &Connection, applied: bool, id: &str, now: Ms) -> rusqlite::Result<Outcome> {
+    if applied {
+        return Ok(Outcome::Applied);
+    }
+    let exists =
+        db.prepare_cached("select 1 from sessions where id = ? and expires_at > ?")?.exists(params![id, now])?;
+    Ok(if exists { Outcome::Changed } else { Outcome::Missing })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map(drop).map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
+}
+
+fn too_busy() -> Error {
+    Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already"))
+}
+
+fn stopped() -> Error {
+    Error::Unavailable("the SQLite thread has stopped".into())
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::OutOfMemory,
+            ) => Self::Unavailable(error.to_string()),
+            _ => Self::Unexpected(error.to_string()),
+        }
+    }
+}
