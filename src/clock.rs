@@ -11,8 +11,8 @@ use jiff::Timestamp;
 /// Milliseconds: a point in time when counted from the Unix epoch, else a span.
 pub type Ms = i64;
 
-/// The latest point in time that is written: the last millisecond of the year 9999.
-pub const MAX_MS: Ms = 253_402_300_799_999;
+/// The latest point in time that is written, near the end of the year 9999: what `jiff` can express.
+pub const MAX_MS: Ms = 253_402_207_199_999;
 
 /// Where `now` comes from. Tests put their own in place, to move time instead of waiting.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Clock {
 }
 
 /// RFC 3339 in UTC with milliseconds, as JavaScript's `toISOString` writes it:
-/// `2026-11-23T00:59:40.896Z`. Times outside the years 1970 to 9999 are moved to the nearest edge.
+/// `2026-11-23T00:59:40.896Z`. Times before 1970 and after [`MAX_MS`] are moved to the nearest edge.
 #[must_use]
 pub fn rfc3339(at: Ms) -> String {
     let at = Timestamp::from_millisecond(at.clamp(0, MAX_MS)).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -64,6 +64,6 @@ mod tests {
     fn times_are_written_as_javascript_writes_them() {
         assert_eq!(rfc3339(1_795_395_580_896), "2026-11-23T00:59:40.896Z");
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(Ms::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(Ms::MAX), "9999-12-30T21:59:59.999Z");
     }
 }

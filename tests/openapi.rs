@@ -1,4 +1,5 @@
 //! openapi.yaml is what the handlers state. `UPDATE_OPENAPI=1 cargo test --test openapi` writes it anew.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[test]
 fn the_contract_is_the_one_that_the_handlers_state() {

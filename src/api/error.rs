@@ -1,7 +1,7 @@
 //! Every error of the API: RFC 9457 problem details, made and logged in one place.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -38,8 +38,8 @@ pub(super) struct Problem {
 /// An answer that is an error.
 #[derive(Debug)]
 pub(super) struct Error {
-    problem: Problem,
-    headers: HeaderMap,
+    problem: Box<Problem>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What a handler answers.
@@ -50,7 +50,7 @@ impl Error {
         let title = status.canonical_reason().unwrap_or("Error");
         let problem =
             Problem { kind: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), pointer: None };
-        Self { problem, headers: HeaderMap::new() }
+        Self { problem: Box::new(problem), headers: Vec::new() }
     }
 
     pub(super) fn at(mut self, pointer: impl Into<String>) -> Self {
@@ -59,7 +59,7 @@ impl Error {
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -141,6 +141,6 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = json(&self.problem);
-        (status, self.headers, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response()
+        (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], AppendHeaders(self.headers), body).into_response()
     }
 }

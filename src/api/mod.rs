@@ -85,7 +85,6 @@ fn routes() -> OpenApiRouter<App> {
 }
 
 /// The API as a service: the routes, and around them, from the outside in, the guard and the catching of panics.
-#[must_use]
 pub fn router(app: App) -> Router {
     let (router, _) = routes().split_for_parts();
     router
@@ -122,7 +121,6 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
 }
 
 /// The panic hook has logged it.
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
 fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Error::internal().into_response()
 }

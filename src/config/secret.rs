@@ -65,7 +65,8 @@ impl Secrets {
             if length < MIN_BYTES && !self.allow_short_secret {
                 return Err(format!(
                     "secret number {position} has {length} bytes, and {MIN_BYTES} are needed: run `sessiond secret` for a good one, or pass \
-                     --allow-short-secret when an Express fleet signs with it already"
+                     --allow-short-secret when an Express fleet signs with it already (a secret with a comma in it goes into a file: \
+                     --secret-file)"
                 ));
             }
         }

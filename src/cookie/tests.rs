@@ -122,6 +122,6 @@ proptest! {
     fn no_header_makes_it_panic(header in prop::collection::vec(any::<u8>(), 0..400), cookie in "[%\"=; \\ts:.a]{0,80}") {
         let signer = signer(&["keyboard cat"]);
         prop_assert!(open(&signer, &header).is_none());
-        prop_assert!(open(&signer, format!("connect.sid={cookie}").as_bytes()).is_none());
+        prop_assert!(open(&signer, ["connect.sid=", &cookie].concat().as_bytes()).is_none());
     }
 }

@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn copies_cannot_blow_the_data_up() {
-        let double = json!({"op": "copy", "from": "", "path": "/x"});
+        let double = json!({"op": "copy", "from": "/a/b", "path": "/a/b/-"});
         let change = patch(Value::Array(vec![double; 60]));
         assert!(matches!(change.apply(data(), 65_536), Err(Error::Invalid { code: "data-too-large", .. })));
         let long = patch(Value::Array(vec![json!({"op": "test", "path": "/n", "value": 1}); MAX_OPERATIONS + 1]));

@@ -148,7 +148,10 @@ impl Store for Redis {
         if added {
             undo.cmd("ZREM").arg(&index).arg(id).ignore();
         }
-        self.run::<()>(&undo).await?;
+        // Nothing to undo when another entry was there already.
+        if !undo.is_empty() {
+            self.run::<()>(&undo).await?;
+        }
         Ok(false)
     }
 

@@ -1,0 +1,12 @@
+//! The API from outside, in this process: one file a feature, every test with a store of its own.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod app;
+mod issue;
+mod options;
+mod problems;
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+mod regenerate;
+mod resolve;
+mod update;

@@ -1,0 +1,90 @@
+use serde_json::json;
+
+use crate::app::TestApp;
+
+#[tokio::test]
+async fn data_is_merged_patched_and_replaced() {
+    for app in [TestApp::start(&[]).await, TestApp::start_on_redis(&[]).await] {
+        let cookie = app.cookie().await;
+        let merged = app.merge(&cookie, r#"{"a":{"b":1,"c":null},"n":null}"#).await.expect(200);
+        assert_eq!(merged.json()["data"], json!({"a": {"b": 1}}));
+        assert_eq!(merged.cookie(), cookie);
+        let patched = app
+            .patch(&cookie, r#"[{"op":"test","path":"/a/b","value":1},{"op":"add","path":"/list","value":[1]}]"#)
+            .await;
+        assert_eq!(patched.expect(200).json()["data"], json!({"a": {"b": 1}, "list": [1]}));
+        let replaced = app.replace(&cookie, r#"{"z":1,"y":[1.5,1e3,"\u00fc"]}"#).await.expect(200);
+        assert_eq!(replaced.json()["data"], json!({"z": 1, "y": [1.5, 1000.0, "ü"]}));
+        let resolved = app.resolve(&cookie).await;
+        assert_eq!(resolved.json()["data"], replaced.json()["data"]);
+        assert_eq!(resolved.json()["user_id"], "ada");
+        assert_eq!(resolved.etag(), replaced.etag());
+    }
+}
+
+#[tokio::test]
+async fn if_match_is_the_callers_own_precondition() {
+    let app = TestApp::start(&[]).await;
+    let cookie = app.cookie().await;
+    let etag = app.resolve(&cookie).await.etag();
+    let put = async |tag: &str, data: &str| {
+        app.call(
+            "PUT",
+            "/v1/session/data",
+            &[&cookie, "content-type: application/json", &format!("if-match: {tag}")],
+            data,
+        )
+        .await
+    };
+    let changed = put(&etag, r#"{"n":2}"#).await.expect(200);
+    assert_ne!(changed.etag(), etag);
+    put(&etag, r#"{"n":3}"#).await.problem(412, "precondition-failed");
+    put(&format!("W/{}", changed.etag()), r#"{"n":3}"#).await.problem(412, "precondition-failed");
+    put("", r#"{"n":3}"#).await.problem(412, "precondition-failed");
+    assert_eq!(app.resolve(&cookie).await.json()["data"], json!({"n": 2}));
+    put(&format!("\"other\", {}", changed.etag()), r#"{"n":3}"#).await.expect(200);
+    put("*", r#"{"n":4}"#).await.expect(200);
+    let back = put("*", r#"{"n":1}"#).await.expect(200);
+    assert_eq!(back.etag(), etag, "the tag is over user and data");
+    app.revoke(&cookie).await;
+    put("*", r#"{"n":5}"#).await.problem(401, "no-session");
+}
+
+#[tokio::test]
+async fn a_wrong_update_changes_nothing() {
+    let app = TestApp::start(&["--max-data-bytes", "1000"]).await;
+    let cookie = app.cookie().await;
+    let before = app.look(&cookie).await.json();
+    app.merge(&cookie, r#"{"a":"#).await.problem(400, "malformed-json");
+    app.merge(&cookie, "").await.problem(400, "malformed-json");
+    app.merge(&cookie, "{} {}").await.problem(400, "malformed-json");
+    app.merge(&cookie, "[1]").await.problem(422, "data-not-an-object");
+    app.merge(&cookie, "null").await.problem(422, "data-not-an-object");
+    app.merge(&cookie, r#"{"save":1}"#).await.problem_at(422, "reserved-name", "/save");
+    app.merge(&cookie, &json!({ "a": "x".repeat(1000) }).to_string()).await.problem(422, "data-too-large");
+    app.patch(&cookie, r#"[{"op":"remove","path":"/none"}]"#).await.problem(409, "patch-conflict");
+    app.patch(&cookie, r#"[{"op":"nop","path":"/n"}]"#).await.problem(422, "invalid-field");
+    app.patch(&cookie, r#"[{"op":"add","path":"n","value":1}]"#).await.problem(422, "invalid-field");
+    app.patch(&cookie, r#"{"op":"add"}"#).await.problem(422, "invalid-field");
+    app.patch(&cookie, r#"[{"op":"replace","path":"","value":[]}]"#).await.problem(422, "data-not-an-object");
+    app.replace(&cookie, "[]").await.problem(422, "invalid-field");
+    let error = app.replace(&cookie, "{\n  \"a\": x\n}").await.problem(400, "malformed-json").json();
+    assert!(error["detail"].as_str().unwrap().contains("line 2 column"), "{error}");
+    assert_eq!(app.look(&cookie).await.json(), before);
+}
+
+#[tokio::test]
+async fn an_update_does_not_change_the_user() {
+    let app = TestApp::start(&["--user-pointer", "/passport/user"]).await;
+    let cookie = app.issue(r#"{"user_id":"ada","data":{"n":1}}"#).await.expect(201).cookie();
+    assert_eq!(app.resolve(&cookie).await.json()["data"], json!({"n": 1, "passport": {"user": "ada"}}));
+    app.merge(&cookie, r#"{"passport":{"user":"eve"}}"#).await.problem(422, "user-is-bound");
+    app.merge(&cookie, r#"{"passport":null}"#).await.problem(422, "user-is-bound");
+    app.replace(&cookie, "{}").await.problem(422, "user-is-bound");
+    app.regenerate(&cookie, r#"{"data":{"passport":{"user":"eve"}}}"#).await.problem_at(422, "user-is-bound", "/data");
+    app.merge(&cookie, r#"{"passport":{"strategy":"local"}}"#).await.expect(200);
+    assert_eq!(app.resolve(&cookie).await.json()["user_id"], "ada");
+    let out = app.regenerate(&cookie, r#"{"user_id":null}"#).await.expect(200);
+    assert_eq!(out.json()["user_id"], json!(null));
+    assert_eq!(out.json()["data"], json!({"n": 1, "passport": {"strategy": "local"}}));
+}

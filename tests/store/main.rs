@@ -1,0 +1,118 @@
+//! Every store against the same suite: the contract of `sessiond::store`, and the rules of sessions under races.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod conformance;
+mod races;
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+
+use std::sync::Arc;
+
+use sessiond::clock::Clock;
+use sessiond::cookie::{Attributes, SameSite};
+use sessiond::session::{MAX_SPAN, Policy, Sessions};
+use sessiond::store::{self, Store};
+
+use redis_server::RedisServer;
+
+/// Two openings of one database, as two processes would have it.
+struct Fixture {
+    stores: [Arc<dyn Store>; 2],
+    redis: Option<RedisServer>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        Self { stores: [open(&url).await, open(&url).await], redis: None, _folder: folder }
+    }
+
+    async fn redis() -> Self {
+        let server = RedisServer::start();
+        let stores = [open(&server.url()).await, open(&server.url()).await];
+        Self { stores, redis: Some(server), _folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.stores[0].as_ref()
+    }
+
+    /// The sessions as two processes see them.
+    fn sessions(&self) -> [Sessions; 2] {
+        let sessions =
+            |store: &Arc<dyn Store>| Sessions::new(Arc::clone(store), policy(), attributes(), Clock::system());
+        [sessions(&self.stores[0]), sessions(&self.stores[1])]
+    }
+}
+
+async fn open(url: &str) -> Arc<dyn Store> {
+    store::open(&url.parse().unwrap(), "sess:").await.unwrap()
+}
+
+fn attributes() -> Attributes {
+    Attributes {
+        name: "connect.sid".into(),
+        domain: None,
+        path: "/".into(),
+        http_only: true,
+        secure: true,
+        partitioned: false,
+        priority: None,
+        same_site: Some(SameSite::Lax),
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        idle_timeout: 86_400_000,
+        max_idle_timeout: MAX_SPAN,
+        lifetime: MAX_SPAN,
+        max_lifetime: MAX_SPAN,
+        touch_after: 60_000,
+        rolling: true,
+        resave: false,
+        save_uninitialized: false,
+        browser_session: false,
+        user_pointer: None,
+        max_data_bytes: 65_536,
+    }
+}
+
+/// Runs each case on each store.
+macro_rules! on_every_store {
+    ($($module:ident :: $case:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$module::$case(&super::Fixture::sqlite().await).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$module::$case(&super::Fixture::redis().await).await;
+            })*
+        }
+    };
+}
+
+on_every_store!(
+    conformance::insert_never_overwrites,
+    conformance::writes_apply_only_to_what_is_there,
+    conformance::writes_apply_only_to_what_was_expected,
+    conformance::an_expired_entry_is_missing_before_it_is_purged,
+    conformance::unknown_ids_create_nothing,
+    conformance::users_are_listed_page_by_page,
+    conformance::the_index_follows_every_write,
+    conformance::records_are_bytes,
+    conformance::every_key_expires,
+    races::no_update_is_lost,
+    races::an_update_never_revives,
+    races::a_touch_never_revives,
+    races::one_regenerate_wins,
+    races::a_regenerate_carries_a_racing_update,
+    races::revoking_a_user_reaches_every_acknowledged_session,
+    races::revoking_a_user_reaches_a_session_that_is_being_regenerated,
+);
