@@ -150,7 +150,7 @@ fn greet(config: &Config, checked: &Checked, at: &Listen) {
         "not Secure: also over plain HTTP"
     };
     eprintln!(
-        "sessiond {} listens on {at}\n  sessions  {}\n  secret    {secret}\n  cookie    {}, {secure}\n  try       {curl} -i {url}/v1/sessions --json '{{\"user_id\":\"ada\"}}'\n            {curl} {url}/openapi.yaml",
+        "sessiond {} listens on {at}\n  sessions  {}\n  secret    {secret}\n  cookie    {}, {secure}\n  try       {curl} -i {url}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'\n            {curl} {url}/openapi.yaml",
         env!("CARGO_PKG_VERSION"),
         checked.store,
         checked.attributes.name,
@@ -184,5 +184,19 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_of_its_name_and_a_line_of_help() {
+        let command = super::Cli::command();
+        let flags = command
+            .get_arguments()
+            .filter(|flag| !["check_config", "help", "version"].contains(&flag.get_id().as_str()));
+        for flag in flags {
+            let name = flag.get_long().expect("a long name");
+            let variable = format!("SESSIOND_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+            assert!(flag.get_help().is_some_and(|help| help.to_string().len() > 10), "--{name}");
+        }
     }
 }

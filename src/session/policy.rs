@@ -79,7 +79,7 @@ impl Policy {
 
     /// Where a stored session stands at `now`; None when it is not live.
     ///
-    /// `stored_expiry` is what the store will do. Within [`TOLERANCE`] of what the record says, the record is more
+    /// `stored_expiry` is what the store will do. Within a second of what the record says, the record is more
     /// exact; further off, another writer has touched the session and the store is right. The `expires` inside a
     /// record is never judged by: Express leaves it stale. A store without an expiry (an Express with `disableTTL`)
     /// counts as touched now, and due to be touched.

@@ -1,0 +1,128 @@
+//! The command line and the environment.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::sessiond::{SECRET, Sessiond, command, run};
+
+/// Flags and what the refusal must say.
+#[test]
+fn bad_combinations_are_refused_at_start_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = folder.path().join("short");
+    fs::write(&short, "too short\n").unwrap();
+    let short = short.to_str().unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--listen", "0.0.0.0:0"], "--allow-no-key"),
+        (&["--listen", "[::]:0"], "--allow-no-key"),
+        (&["--listen", "nowhere"], "127.0.0.1:8080"),
+        (&["--listen", "unix:"], "unix:/run"),
+        (&["--store", "redis://127.0.0.1"], "sessiond secret"),
+        (&["--store", "rediss://:hunter2@127.0.0.1"], "sqlite:, redis:// and redis+unix://"),
+        (&["--store", "mysql://hunter2"], "--store (SESSIOND_STORE)"),
+        (&["--store", "sqlite:/no/such/folder/x.db"], "/no/such/folder/x.db"),
+        (&["--secret", "hunter2"], "--allow-short-secret"),
+        (&["--secret", SECRET, "--secret", ""], "number 2 is empty"),
+        (&["--secret", SECRET, "--secret-file", short], "leave one out"),
+        (&["--secret-file", short], "--allow-short-secret"),
+        (&["--secret-file", "/no/such/file"], "/no/such/file"),
+        (&["--cookie-same-site", "none", "--cookie-secure", "false"], "--cookie-secure true"),
+        (&["--cookie-partitioned", "true", "--cookie-secure", "false"], "--cookie-secure true"),
+        (&["--cookie-name", "__Host-sid", "--cookie-domain", "example.com"], "no --cookie-domain"),
+        (&["--cookie-name", "a b"], "--cookie-name"),
+        (&["--cookie-path", "app"], "--cookie-path"),
+        (&["--idle-timeout", "31d"], "--max-idle-timeout"),
+        (&["--lifetime", "30d", "--max-lifetime", "1d"], "--max-lifetime"),
+        (&["--idle-timeout", "999"], "1000"),
+        (&["--max-lifetime", "401d"], "34560000000"),
+        (&["--idle-timeout", "soon"], "30s, 24h or 400d"),
+        (&["--user-pointer", "passport/user"], "/passport/user"),
+        (&["--user-pointer", "/cookie/user"], "keeps the name"),
+        (&["--max-data-bytes", "99999999"], "4194304"),
+        (&["--max-connections", "0"], "--max-connections"),
+        (&["--key-prefix", ""], "--key-prefix"),
+    ];
+    for (flags, says) in cases {
+        for flags in [flags.to_vec(), [flags, &["--check-config"][..]].concat()] {
+            // Whether the folder is there is found out on opening only.
+            if flags.contains(&"--check-config") && flags[1].starts_with("sqlite:/no") {
+                continue;
+            }
+            let output = run(folder.path(), &flags);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success(), "{flags:?} was accepted");
+            assert!(said.contains(says), "{flags:?}: {said}");
+            assert!(!said.contains("hunter2"), "{flags:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn check_config_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["--check-config"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(run(folder.path(), &["serve", "--check-config", "--idle-timeout", "1h"]).status.success());
+}
+
+/// With no flag at all: on SQLite in the current folder, with a secret that nobody else can read.
+#[test]
+fn the_default_needs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Sessiond::start(folder.path(), &[]);
+    for file in ["sessiond.db", "sessiond.db.secret"] {
+        let mode = fs::metadata(folder.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+        assert!(server.log().contains(file), "{}", server.log());
+    }
+    assert!(server.log().contains("curl"), "{}", server.log());
+    assert!(server.resolve(&server.issue()).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn the_environment_and_a_file_say_the_same_as_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secrets");
+    fs::write(&file, format!("{SECRET}\r\n\nan old secret, with a comma, from an Express fleet\n")).unwrap();
+    let mut with_env = command(folder.path(), &[]);
+    with_env.envs([
+        ("SESSIOND_LISTEN", "127.0.0.1:0"),
+        ("SESSIOND_SECRET_FILE", file.to_str().unwrap()),
+        ("SESSIOND_COOKIE_NAME", "sid"),
+        ("SESSIOND_COOKIE_SECURE", "false"),
+        ("SESSIOND_COOKIE_DOMAIN", ""),
+        ("SESSIOND_USER_POINTER", ""),
+        ("SESSIOND_IDLE_TIMEOUT", "1h"),
+        ("SESSIOND_LOG_FORMAT", "json"),
+    ]);
+    let server = Sessiond::spawn(with_env);
+    let answer = server.curl("/v1/sessions", &["--json", r#"{"user_id":"ada"}"#]);
+    assert!(answer.contains("\"idle_timeout_ms\":3600000") && answer.contains("set-cookie: sid=s%3A"), "{answer}");
+    assert!(!answer.contains("Secure"), "{answer}");
+    assert!(server.log().starts_with('{'), "{}", server.log());
+}
+
+#[test]
+fn a_fresh_secret_is_good_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = || String::from_utf8(run(folder.path(), &["secret"]).stdout).unwrap().trim().to_owned();
+    let (one, other) = (secret(), secret());
+    assert_ne!(one, other);
+    assert!(run(folder.path(), &["--check-config", "--store", "redis://127.0.0.1", "--secret", &one]).status.success());
+}
+
+#[test]
+fn help_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), &["--help"])
+        .env("SESSIOND_SECRET", "hunter2")
+        .env("SESSIOND_STORE", "redis://:hunter2@h")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        help.contains("healthcheck") && help.contains("SESSIOND_SECRET_FILE") && !help.contains("hunter2"),
+        "{help}"
+    );
+}

@@ -1,0 +1,11 @@
+//! The binary as it is run: start, stop, limits, secrets, and the README's own words.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod configuration;
+mod lifecycle;
+mod limits;
+mod readme;
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+mod secrecy;
+mod sessiond;

@@ -1,0 +1,102 @@
+//! The README's transcript, run as it stands on both stores.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::redis_server::RedisServer;
+use crate::sessiond::{SECRET, Sessiond};
+
+const README: &str = include_str!("../../README.md");
+
+/// A command of the transcript and what it prints.
+struct Step {
+    command: String,
+    printed: String,
+}
+
+fn transcript() -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for block in README.split("```console\n").skip(1) {
+        for line in block.split_once("```").unwrap().0.lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => steps.push(Step { command: command.to_owned(), printed: String::new() }),
+                None => steps.last_mut().unwrap().printed += &format!("{line}\n"),
+            }
+        }
+    }
+    steps
+}
+
+/// Whether `text` is `pattern`, in which `…` stands for anything.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap()) else { return false };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        let found = if parts.peek().is_none() {
+            rest.len().checked_sub(part.len()).filter(|_| rest.ends_with(part))
+        } else {
+            rest.find(part)
+        };
+        let Some(at) = found else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty()
+}
+
+#[test]
+fn a_pattern_matches_what_it_says() {
+    assert!(matches("a…c…", "abbbcd") && matches("a", "a") && matches("…", "") && matches("a…b", "axbxb"));
+    assert!(!matches("a…c", "ab") && !matches("a", "ab") && !matches("ab…ba", "aba"));
+}
+
+fn run(flags: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Sessiond::start(folder.path(), flags);
+    let steps = transcript();
+    assert!(steps.len() > 10);
+    // One shell runs it all; a line of its own tells where each command's output ends.
+    let mark = "--- end of a command\n";
+    let script: String = steps
+        .iter()
+        .map(|step| {
+            format!("{}\necho '{}'\n", step.command.replace("127.0.0.1:8080", &server.address), mark.trim_end())
+        })
+        .collect();
+    let output = Command::new("bash").arg("-c").arg(script).current_dir(folder.path()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stdout = String::from_utf8(output.stdout).unwrap().replace('\r', "");
+    let mut printed = stdout.split(mark);
+    for step in &steps {
+        let printed = printed.next().unwrap();
+        assert!(matches(&step.printed, printed), "$ {}\nexpected: {}\nprinted: {printed}", step.command, step.printed);
+    }
+}
+
+#[test]
+fn the_transcript_works_on_sqlite() {
+    run(&[]);
+}
+
+#[test]
+fn the_transcript_works_on_redis() {
+    let redis = RedisServer::start();
+    run(&["--store", &redis.url(), "--secret", SECRET]);
+}
+
+/// Nobody adds a flag and forgets to say so, and nobody names one that is not there.
+#[test]
+fn every_flag_that_the_readme_names_is_there() {
+    let help = crate::sessiond::run(std::env::temp_dir().as_path(), &["--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    let flags = README.split('`').filter(|text| text.starts_with("--"));
+    for flag in flags.map(|text| text.split(' ').next().unwrap()) {
+        assert!(help.contains(flag), "{flag}");
+    }
+    let sample = include_str!("../../.env.sample");
+    let named = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|char: char| !char.is_ascii_uppercase() && char != '_');
+        words.filter(|word| word.starts_with("SESSIOND_") && *word != "SESSIOND_PORT").map(str::to_owned).collect()
+    };
+    assert_eq!(named(sample), named(&help), ".env.sample has every variable of --help, and no other");
+}
