@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret;
@@ -44,7 +44,7 @@ enum Command {
     Serve(Box<Config>),
     /// Print a fresh secret for --secret
     Secret,
-    /// Ask the service on this machine whether it can serve: exits 0 when it can
+    /// Ask the service on this machine whether it can serve (/readyz, so the store counts): exits 0 when it can
     Healthcheck {
         /// Where it listens
         #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -55,7 +55,10 @@ enum Command {
 /// Runs what the command line asks for.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let outcome = match cli.command {
         None => block_on(serve(&cli.config)),
         Some(Command::Serve(config)) => block_on(serve(&config)),
@@ -75,6 +78,17 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line, for which an empty variable is one that is not set, as `${X:-}` in a compose file leaves it. Only
+/// an empty secret is a mistake.
+fn command() -> clap::Command {
+    fn unset_empty(arg: Arg) -> Arg {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty && arg.get_id() != "secret" { arg.env(None) } else { arg }
+    }
+    let all = |command: clap::Command| command.mut_args(unset_empty);
+    all(Cli::command()).mut_subcommand("serve", all).mut_subcommand("healthcheck", all)
 }
 
 fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
@@ -140,7 +154,7 @@ fn greet(config: &Config, checked: &Checked, at: &Listen) {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %at, store = %checked.store, secret, "serving");
         return;
     }
-    let (curl, url) = match at {
+    let (curl, url) = match at.local() {
         Listen::Tcp(address) => ("curl".to_owned(), format!("http://{address}")),
         Listen::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".into()),
     };

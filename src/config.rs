@@ -295,7 +295,7 @@ impl Cookie {
     fn attributes(&self) -> Attributes {
         Attributes {
             name: self.cookie_name.clone(),
-            domain: self.cookie_domain.clone().filter(|domain| !domain.is_empty()),
+            domain: self.cookie_domain.clone(),
             path: self.cookie_path.clone(),
             http_only: self.cookie_http_only,
             secure: self.cookie_secure,
@@ -328,7 +328,7 @@ impl Session {
             return Err(format!("--max-data-bytes is {}: use 2 to {MAX_DATA_BYTES}", self.max_data_bytes));
         }
         let user_pointer = match self.user_pointer.as_deref() {
-            None | Some("") => None,
+            None => None,
             Some(text) => Some(text.parse().map_err(|why| format!("--user-pointer {text:?}: {why}"))?),
         };
         Ok(Policy {

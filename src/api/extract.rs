@@ -1,5 +1,7 @@
 //! What handlers take from a request. Each refusal is a problem that names what was wrong.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
 use axum::extract::{FromRequest, FromRequestParts, Query as AxumQuery, Request};
@@ -7,11 +9,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use super::App;
 use super::error::{Error, Result};
+use crate::clock::Ms;
 use crate::session::{Change, Id, Session, check_user_id};
 
 const JSON: &str = "application/json";
@@ -68,8 +73,11 @@ impl IfMatch {
     }
 }
 
-/// A JSON body (RFC 8259), read into `T`. No body at all counts as `{}`.
+/// A JSON body (RFC 8259), read into `T`.
 pub(super) struct Json<T>(pub T);
+
+/// A JSON body that may be left out, or be `null`: then it is `T`'s default.
+pub(super) struct OptionalJson<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Error;
@@ -78,8 +86,22 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let media_type = media_type(request.headers());
         let body = read(request, app).await?;
         match media_type.as_deref() {
-            _ if body.is_empty() => parse(b"{}").map(Self),
             Some(JSON) => parse(&body).map(Self),
+            _ => Err(unsupported(&format!("send the body as {JSON}"))),
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        let body = read(request, app).await?;
+        match media_type.as_deref() {
+            _ if body.is_empty() => Ok(Self(T::default())),
+            Some(JSON) => parse::<Option<Object<T>>>(&body)
+                .map(|value| Self(value.map_or_else(T::default, |Object(value)| value))),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
@@ -104,6 +126,41 @@ impl FromRequest<App> for Patch {
             }
         }
     }
+}
+
+/// A struct that is written as an object: serde would also take an array with the fields in order.
+pub(super) struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> std::result::Result<Self, D::Error> {
+        struct OnlyMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        value.deserialize_map(OnlyMap(PhantomData))
+    }
+}
+
+/// A span in ms: a whole number, however it is written (`1000`, `1000.0`, `1e3` are one number to JSON Schema).
+pub(super) fn span<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Ms>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(value)? else { return Ok(None) };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it is whole; the cast saturates, and the bounds are far below"
+    )]
+    let whole =
+        number.as_i64().or_else(|| number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as Ms));
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number of milliseconds")))
 }
 
 /// The media type in lower case, without parameters.

@@ -47,7 +47,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Response> {
 #[utoipa::path(
     get, path = "/openapi.yaml", tag = "ops",
     responses(
-        (status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml"),
+        (status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/yaml"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{Error, Problem, Result};
-use super::extract::{IfMatch, Json, Opened, Patch, Query, user_id};
+use super::extract::{IfMatch, Json, Object, Opened, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie};
 use crate::session::{Change, Regenerate, Touch};
 
@@ -31,7 +31,7 @@ enum TouchMode {
 }
 
 /// What changes with the id; a field that is left out leaves things as they are
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_id": "ada", "data": {"cart": null}}))]
 pub(super) struct Regeneration {
@@ -44,16 +44,17 @@ pub(super) struct Regeneration {
     #[schema(schema_with = super::openapi::nullable_data)]
     data: Option<Map<String, Value>>,
     /// Milliseconds without a touch until it expires
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::extract::span")]
     #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
     idle_timeout_ms: Option<i64>,
     /// Milliseconds from now until it ends whatever happens
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::extract::span")]
     #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
     lifetime_ms: Option<i64>,
     /// Where the session is now
     #[serde(default)]
-    client: Option<Client>,
+    #[schema(value_type = Option<Client>)]
+    client: Option<Object<Client>>,
 }
 
 /// Tells null from nothing.
@@ -189,14 +190,14 @@ pub(super) async fn touch(State(app): State<App>, Opened(id): Opened) -> Result<
 pub(super) async fn regenerate(
     State(app): State<App>,
     Opened(id): Opened,
-    Json(wanted): Json<Regeneration>,
+    OptionalJson(wanted): OptionalJson<Regeneration>,
 ) -> Result<Response> {
     let wanted = Regenerate {
         user_id: wanted.user_id.map(user_id).transpose()?,
         data: wanted.data.map(Value::Object),
         idle_timeout_ms: wanted.idle_timeout_ms,
         lifetime_ms: wanted.lifetime_ms,
-        client: wanted.client.map(Client::check).transpose()?,
+        client: wanted.client.map(|Object(client)| client.check()).transpose()?,
     };
     let session = app.sessions.regenerate(&id, wanted).await?.ok_or_else(Error::no_session)?;
     app.answer(StatusCode::OK, &session, Cookie::New)

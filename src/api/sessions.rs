@@ -9,12 +9,12 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{Problem, Result};
-use super::extract::{Json, user_id};
+use super::extract::{Object, OptionalJson, user_id};
 use super::wire::{Body, Client, Cookie};
 use crate::session::NewSession;
 
 /// A session to issue
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_id": "ada", "data": {"theme": "dark"}, "client": {"label": "Ada's phone"}}))]
 pub(super) struct Issue {
@@ -27,16 +27,17 @@ pub(super) struct Issue {
     #[schema(schema_with = super::openapi::nullable_data)]
     data: Option<Map<String, Value>>,
     /// Milliseconds without a touch until it expires; the service may be configured to allow less
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::extract::span")]
     #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
     idle_timeout_ms: Option<i64>,
     /// Milliseconds until it ends whatever happens; the service may be configured to allow less
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::extract::span")]
     #[schema(minimum = 1000, maximum = 34_560_000_000_i64)]
     lifetime_ms: Option<i64>,
     /// Where it is issued to
     #[serde(default)]
-    client: Option<Client>,
+    #[schema(value_type = Option<Client>)]
+    client: Option<Object<Client>>,
 }
 
 /// Issue a session
@@ -51,13 +52,13 @@ pub(super) struct Issue {
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn issue(State(app): State<App>, Json(wanted): Json<Issue>) -> Result<Response> {
+pub(super) async fn issue(State(app): State<App>, OptionalJson(wanted): OptionalJson<Issue>) -> Result<Response> {
     let new = NewSession {
         user_id: user_id(wanted.user_id)?,
         data: wanted.data.unwrap_or_default(),
         idle_timeout_ms: wanted.idle_timeout_ms,
         lifetime_ms: wanted.lifetime_ms,
-        client: wanted.client.map(Client::check).transpose()?,
+        client: wanted.client.map(|Object(client)| client.check()).transpose()?,
     };
     match app.sessions.issue(new).await? {
         Some(session) => app.answer(StatusCode::CREATED, &session, Cookie::New),

@@ -55,17 +55,15 @@ fn apply_patch(patch: &Patch, data: Map<String, Value>, max_bytes: usize) -> Res
             return Err(Error::invalid("data-too-large", format!("/{position}"), detail));
         }
     }
-    object(document)
+    object(document).map_err(|_| Error::PatchConflict(NOT_AN_OBJECT.into()))
 }
+
+const NOT_AN_OBJECT: &str = "a session's data is a JSON object, and this would make it something else";
 
 fn object(document: Value) -> Result<Map<String, Value>, Error> {
     match document {
         Value::Object(map) => Ok(map),
-        _ => Err(Error::invalid(
-            "data-not-an-object",
-            "",
-            "a session's data is a JSON object, and this would make it something else",
-        )),
+        _ => Err(Error::invalid("data-not-an-object", "", NOT_AN_OBJECT)),
     }
 }
 
@@ -159,7 +157,7 @@ mod tests {
             assert!(matches!(patch(operations).apply(data(), 1000), Err(Error::PatchConflict(_))));
         }
         let not_object = patch(json!([{"op": "replace", "path": "", "value": 1}]));
-        assert!(matches!(not_object.apply(data(), 1000), Err(Error::Invalid { code: "data-not-an-object", .. })));
+        assert!(matches!(not_object.apply(data(), 1000), Err(Error::PatchConflict(_))));
     }
 
     #[test]

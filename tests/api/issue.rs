@@ -79,5 +79,9 @@ async fn data_keeps_the_rules_of_express() {
     app.issue(r#"{"data":[1]}"#).await.problem_at(422, "invalid-field", "/data");
     app.issue(r#"{"userid":"ada"}"#).await.problem(422, "invalid-field");
     app.issue(r#"{"user_id":7}"#).await.problem_at(422, "invalid-field", "/user_id");
+    app.issue(r#"["ada",null,null,null,null]"#).await.problem(422, "invalid-field");
+    app.issue(r#"{"client":["::1"]}"#).await.problem_at(422, "invalid-field", "/client");
+    app.issue(r#"{"idle_timeout_ms":1000.5}"#).await.problem_at(422, "invalid-field", "/idle_timeout_ms");
+    app.issue(r#"{"user_id":"a","idle_timeout_ms":1e4,"lifetime_ms":10000.0}"#).await.expect(201);
     app.issue(r#"{"client":{"ip":[]}}"#).await.problem_at(422, "invalid-field", "/client/ip");
 }

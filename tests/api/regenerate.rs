@@ -46,6 +46,6 @@ async fn a_wrong_regenerate_leaves_the_old_session() {
     app.regenerate(&cookie, r#"{"user_id":""}"#).await.problem_at(422, "invalid-user-id", "/user_id");
     app.regenerate(&cookie, r#"{"data":{"reload":1}}"#).await.problem_at(422, "reserved-name", "/data/reload");
     app.regenerate(&cookie, r#"{"idle_timeout_ms":1}"#).await.problem_at(422, "out-of-bounds", "/idle_timeout_ms");
-    app.regenerate(&cookie, "[").await.problem(400, "malformed-json");
+    app.regenerate(&cookie, "{").await.problem(400, "malformed-json");
     app.resolve(&cookie).await.expect(200);
 }

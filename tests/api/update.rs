@@ -66,7 +66,9 @@ async fn a_wrong_update_changes_nothing() {
     app.patch(&cookie, r#"[{"op":"nop","path":"/n"}]"#).await.problem(422, "invalid-field");
     app.patch(&cookie, r#"[{"op":"add","path":"n","value":1}]"#).await.problem(422, "invalid-field");
     app.patch(&cookie, r#"{"op":"add"}"#).await.problem(422, "invalid-field");
-    app.patch(&cookie, r#"[{"op":"replace","path":"","value":[]}]"#).await.problem(422, "data-not-an-object");
+    app.patch(&cookie, r#"[{"op":"replace","path":"","value":[]}]"#).await.problem(409, "patch-conflict");
+    app.replace(&cookie, "").await.problem(400, "malformed-json");
+    app.replace(&cookie, "null").await.problem(422, "invalid-field");
     app.replace(&cookie, "[]").await.problem(422, "invalid-field");
     let error = app.replace(&cookie, "{\n  \"a\": x\n}").await.problem(400, "malformed-json").json();
     assert!(error["detail"].as_str().unwrap().contains("line 2 column"), "{error}");

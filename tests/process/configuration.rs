@@ -57,6 +57,14 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
     }
 }
 
+/// `SESSIOND_SECRET=` is a secret that was forgotten, not one that was left out.
+#[test]
+fn an_empty_secret_is_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), &["--check-config"]).env("SESSIOND_SECRET", "").output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("number 1 is empty"));
+}
+
 #[test]
 fn check_config_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -93,6 +101,9 @@ fn the_environment_and_a_file_say_the_same_as_flags() {
         ("SESSIOND_COOKIE_SECURE", "false"),
         ("SESSIOND_COOKIE_DOMAIN", ""),
         ("SESSIOND_USER_POINTER", ""),
+        ("SESSIOND_LIFETIME", ""),
+        ("SESSIOND_COOKIE_PRIORITY", ""),
+        ("SESSIOND_ALLOW_NO_KEY", ""),
         ("SESSIOND_IDLE_TIMEOUT", "1h"),
         ("SESSIOND_LOG_FORMAT", "json"),
     ]);

@@ -122,3 +122,19 @@ fn a_unix_socket_will_do() {
     assert!(server.wait());
     assert!(!folder.path().join("s.sock").exists());
 }
+
+#[test]
+fn an_outage_is_logged_when_it_begins_and_when_it_is_over() {
+    let mut redis = RedisServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let server = Sessiond::start(folder.path(), &["--store", &redis.url(), "--secret", SECRET]);
+    for _ in 0..2 {
+        redis.kill();
+        redis.restart();
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert!(server.resolve(&server.issue()).starts_with("HTTP/1.1 200"));
+    }
+    let log = server.log();
+    assert_eq!(log.matches("Redis is away").count(), 2, "{log}");
+    assert_eq!(log.matches("Redis is back").count(), 2, "{log}");
+}

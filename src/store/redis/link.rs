@@ -64,15 +64,11 @@ impl Link {
         self.connection.borrow().clone().ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
     }
 
-    /// What an error of the crate means to a caller. Only Redis's error code is passed on: its text may name keys.
+    /// What an error of the crate means to a caller.
     pub(super) fn failed(&self, error: &RedisError) -> Error {
-        let code = error.code().unwrap_or_default();
-        if AWAY.contains(&code) {
-            Error::Unavailable(format!("Redis answered {code}"))
-        } else if code.is_empty() {
-            Error::Unavailable(format!("Redis: {}", error.category()))
-        } else {
-            Error::Unexpected(format!("Redis answered {code}"))
+        match error.code() {
+            Some(code) if !AWAY.contains(&code) => Error::Unexpected(reason(error)),
+            _ => Error::Unavailable(reason(error)),
         }
     }
 
@@ -82,7 +78,7 @@ impl Link {
     }
 }
 
-/// Keeps `keeper` filled until nobody reads it.
+/// Keeps `keeper` filled until nobody reads it. An outage is logged once, when it begins and when it is over.
 async fn keep(
     client: Client,
     first: Result<MultiplexedConnection>,
@@ -94,20 +90,22 @@ async fn keep(
     while !keeper.is_closed() {
         match attempt {
             Ok(connection) => {
-                if away {
+                if std::mem::take(&mut away) {
                     tracing::info!("Redis is back");
-                    away = false;
                 }
                 let _ = keeper.send(Some(connection.clone()));
                 while !keeper.is_closed() && answers(connection.clone()).await {
                     let _ = timeout(HEARTBEAT, suspicion.notified()).await;
                 }
+                if !keeper.is_closed() {
+                    tracing::error!("Redis is away: it does not answer; connecting anew until it does");
+                }
+                away = true;
                 let _ = keeper.send(None);
             }
             Err(error) => {
-                if !away {
+                if !std::mem::replace(&mut away, true) {
                     tracing::error!(%error, "Redis is away; trying again until it is back");
-                    away = true;
                 }
                 // Tells `open` that the first try is over.
                 let _ = keeper.send(None);
@@ -137,12 +135,21 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     let (connection, info) = timeout(DEADLINE, attempt)
         .await
         .map_err(|_| Error::Unavailable("no answer".into()))?
-        .map_err(|error| Error::Unavailable(error.code().unwrap_or(error.category()).to_owned()))?;
+        .map_err(|error| Error::Unavailable(reason(&error)))?;
     // A user that may not ask (an ACL) is believed.
     if let Ok(info) = info {
         check(&info)?;
     }
     Ok(connection)
+}
+
+/// What may be told of an error: Redis's code but not its text, which may name keys; of the network's errors, all.
+fn reason(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("Redis answered {code}"),
+        None if error.is_io_error() => error.to_string(),
+        None => error.category().to_owned(),
+    }
 }
 
 fn check(info: &InfoDict) -> Result<()> {
