@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Ms};
 use crate::cookie::Attributes;
-use crate::store::{Entry, Outcome, Store};
+use crate::store::{Entry, Listed, Outcome, Store};
 
 /// How often a write is tried again when another one came first. Each lost race is another writer's win, so this
 /// many writers of one session at once all get through.
@@ -272,7 +272,7 @@ impl Sessions {
                 let page = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
                 let rows = self.store().list_by_user(user_id, page, STEP, now).await?;
                 for row in &rows {
-                    if except.is_some_and(|id| id.as_str() == row.id) {
+                    if except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(row, user_id) {
                         continue;
                     }
                     match self.store().remove(&row.id, None, Some(user_id), now).await? {
@@ -299,7 +299,7 @@ impl Sessions {
     pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Vec<Session>, Error> {
         let now = self.now();
         let rows = self.store().list_by_user(user_id, after, limit, now).await?;
-        let sessions = rows.into_iter().filter_map(|row| {
+        let sessions = rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
             let id = Id::parse(&row.id)?;
             let record = Record::decode(&row.found.record).ok()?;
             let standing = self.policy().standing(&record, row.found.expires_at, now)?;
@@ -321,6 +321,12 @@ impl Sessions {
                 return Ok(purged);
             }
         }
+    }
+
+    /// Whether a listed entry is still the user's: an Express that logs somebody else in under the same id changes the
+    /// record, and knows of no index. What cannot be read counts as theirs.
+    fn is_of(&self, row: &Listed, user_id: &str) -> bool {
+        Record::decode(&row.found.record).map_or(true, |record| self.user_of(&record).as_deref() == Some(user_id))
     }
 
     fn store(&self) -> &dyn Store {

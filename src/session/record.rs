@@ -204,6 +204,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -290,6 +291,28 @@ mod tests {
             b"{\"cookie\":{},\"a\":\"\xff\"}",
         ] {
             assert!(matches!(Record::decode(bytes), Err(Error::Unreadable(_))), "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_data_is_read_back_and_no_bytes_make_it_panic(
+            values in prop::collection::btree_map("[^\\p{Cc}]{0,8}", "\\PC{0,8}", 0..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let map: Map<String, Value> = values.into_iter().map(|(key, value)| (format!("_{key}"), value.into())).collect();
+            let data = Data::new(&map, "", 10_000).unwrap();
+            let record = Record::new(&attributes(), false, ours(), data.clone(), AT).encode();
+            let read = Record::decode(&record).unwrap();
+            prop_assert_eq!(&read.data, &data);
+            prop_assert_eq!(read.ours, Some(ours()));
+            prop_assert_eq!(read.data.to_map().unwrap(), map);
+            let _ = Record::decode(&bytes);
+            let mut spoilt = record;
+            let at = cut.index(spoilt.len());
+            spoilt.splice(at.., bytes);
+            let _ = Record::decode(&spoilt);
         }
     }
 

@@ -90,7 +90,7 @@ pub enum Outcome {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Puts in a new entry. False, and nothing is kept, when the id is taken or when the user's entries were removed
-    /// meanwhile: try again under another id.
+    /// meanwhile: try again under another id. An id whose entry is gone is never used again.
     async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool>;
 
     /// The entry, if there is one.
@@ -99,11 +99,11 @@ pub trait Store: Send + Sync + 'static {
     /// Puts `entry` in the place of the one whose record is `expected`, to the byte.
     async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
 
-    /// As `replace`, for an entry that is `expected` but for its times: it takes no more room, and so also works
-    /// when the store is full.
+    /// As `replace`, for an entry that is `expected` but for its times. It takes no more room, so a Redis at its
+    /// `maxmemory` does it too.
     async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
 
-    /// Removes the entry if its record is `expected`, to the byte; None: whatever it is. Works when the store is full.
+    /// Removes the entry if its record is `expected`, to the byte; None: whatever it is. A full Redis does it too.
     /// `user_id` is whose it is, where known, so that the index forgets it at once and not only when next listed.
     async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, now: Ms) -> Result<Outcome>;
 

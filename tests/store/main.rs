@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod conformance;
+mod express;
+mod model;
 mod races;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
@@ -108,6 +110,7 @@ on_every_store!(
     conformance::the_index_follows_every_write,
     conformance::records_are_bytes,
     conformance::every_key_expires,
+    model::a_random_history_is_the_models,
     races::no_update_is_lost,
     races::an_update_never_revives,
     races::a_touch_never_revives,
