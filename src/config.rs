@@ -64,9 +64,12 @@ pub struct Server {
     /// Requests that may be in work at once; more are answered 503
     #[arg(long, env = "SESSIOND_MAX_IN_FLIGHT", default_value_t = 4_096, value_name = "N")]
     pub max_in_flight: usize,
-    /// How long a request's head, and then its body, may take to arrive
+    /// How long a request's head, and then its body, may take to arrive, and an answer to be read
     #[arg(long, env = "SESSIOND_READ_TIMEOUT", default_value = "10s", value_parser = duration::parse, value_name = "DURATION")]
     pub read_timeout: Ms,
+    /// How long a connection may be idle between two requests; longer than callers' pools keep theirs
+    #[arg(long, env = "SESSIOND_KEEP_ALIVE_TIMEOUT", default_value = "75s", value_parser = duration::parse, value_name = "DURATION")]
+    pub keep_alive_timeout: Ms,
     /// How long requests in work may take to end after SIGTERM or SIGINT
     #[arg(long, env = "SESSIOND_DRAIN_TIMEOUT", default_value = "20s", value_parser = duration::parse, value_name = "DURATION")]
     pub drain_timeout: Ms,
@@ -287,6 +290,7 @@ impl Server {
             }
         }
         bounds("--read-timeout", self.read_timeout, 100, 600_000)?;
+        bounds("--keep-alive-timeout", self.keep_alive_timeout, 100, 3_600_000)?;
         bounds("--drain-timeout", self.drain_timeout, 0, 600_000)
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use crate::config::{Listen, Server};
@@ -89,8 +90,10 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 /// Serves `router` on `listener` until `shutdown` ends, then lets the requests in work end, within the drain timeout.
 pub async fn serve(listener: Listener, router: Router, config: &Server, shutdown: impl Future<Output = ()>) {
     let head_timeout = Duration::from_millis(config.read_timeout.unsigned_abs());
-    let connection = Connection { builder: builder(head_timeout), router, head_timeout };
-    let free = Arc::new(Semaphore::new(config.max_connections));
+    let keep_alive = Duration::from_millis(config.keep_alive_timeout.unsigned_abs());
+    let connection = Connection { builder: builder(head_timeout, keep_alive), router, head_timeout };
+    let free = Arc::new(Semaphore::new(descriptors(config.max_connections)));
+    let mut refused = false;
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -104,6 +107,7 @@ pub async fn serve(listener: Listener, router: Router, config: &Server, shutdown
         };
         match stream {
             Ok(stream) => {
+                refused = false;
                 let (connection, watcher) = (connection.clone(), graceful.watcher());
                 tokio::spawn(async move {
                     match stream {
@@ -115,16 +119,17 @@ pub async fn serve(listener: Listener, router: Router, config: &Server, shutdown
             }
             Err(error) => {
                 // Out of file descriptors, mostly: those that are open go on, and some will close.
-                tracing::warn!(%error, "a connection could not be accepted");
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "connections cannot be accepted; trying on");
+                }
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
     drop(listener);
-    let open = graceful.count();
     let drain = Duration::from_millis(config.drain_timeout.unsigned_abs());
     if timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!(open, "some requests did not end in time");
+        tracing::warn!("some requests did not end in time");
     }
 }
 
@@ -146,12 +151,29 @@ impl Listener {
     }
 }
 
-fn builder(head_timeout: Duration) -> Builder<TokioExecutor> {
+/// How many connections there can be: each takes a file descriptor, and the store and the logs need some too.
+fn descriptors(max_connections: usize) -> usize {
+    const OTHERS: u64 = 64;
+    let wanted = max_connections as u64 + OTHERS;
+    let allowed = rlimit::increase_nofile_limit(wanted).unwrap_or(wanted);
+    if allowed >= wanted {
+        return max_connections;
+    }
+    let possible = usize::try_from(allowed.saturating_sub(OTHERS).max(1)).unwrap_or(max_connections);
+    tracing::warn!(
+        possible,
+        max_connections,
+        "fewer connections are possible than --max-connections: raise the limit of open files (ulimit -n)"
+    );
+    possible
+}
+
+fn builder(head_timeout: Duration, keep_alive: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(keep_alive)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
     builder
@@ -173,7 +195,8 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
-        // hyper's own deadline begins with the first byte of HTTP/1; this one holds for whoever sends less than a request.
+        // hyper's deadline for a head runs from the end of the request before, so it is as long as a connection may idle.
+        // The first request has this one, which also holds for whoever sends nothing at all.
         let used = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&used);
         let router = self.router;
@@ -181,7 +204,10 @@ impl Connection {
             mark.store(true, Ordering::Relaxed);
             router.clone().oneshot(request)
         });
-        let served = watcher.watch(self.builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        // Whoever does not read what was asked for is let go.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.head_timeout));
+        let served = watcher.watch(self.builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned());
         let unused = async {
             sleep(self.head_timeout).await;
             if used.load(Ordering::Relaxed) {

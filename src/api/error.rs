@@ -1,5 +1,8 @@
 //! Every error of the API: RFC 9457 problem details, made and logged in one place.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
@@ -101,7 +104,7 @@ impl From<session::Error> for Error {
     fn from(error: session::Error) -> Self {
         match error {
             session::Error::Store(store::Error::Unavailable(why)) => {
-                tracing::debug!(why, "the store is unavailable");
+                warn_now_and_then(&why);
                 Self::unavailable(
                     "store-unavailable",
                     "the session store does not answer: whether there is such a session is not known; try again",
@@ -127,6 +130,17 @@ impl From<session::Error> for Error {
                 Self::unavailable("contention", "too many callers change this session at once: try again")
             }
         }
+    }
+}
+
+/// Every call fails while a store is away: one line in a while is enough.
+fn warn_now_and_then(why: &str) {
+    const WHILE: Duration = Duration::from_secs(10);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= WHILE) {
+        *last = Some(Instant::now());
+        tracing::warn!(why, "calls are answered 503; further ones within {} s are not logged", WHILE.as_secs());
     }
 }
 

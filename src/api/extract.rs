@@ -63,12 +63,17 @@ impl FromRequestParts<App> for IfMatch {
 }
 
 impl IfMatch {
+    /// Whether there is one at all.
+    pub(super) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether the session is one of those that the caller means. Our tags have no comma in them and are strong, so
     /// whatever else the list holds does not match.
     pub(super) fn holds(&self, session: &Session) -> bool {
         self.0.as_deref().is_none_or(|tags| {
             let etag = session.etag();
-            tags.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).any(|tag| tag == b"*" || tag == etag.as_bytes())
+            tags.trim_ascii() == b"*" || tags.split(|&byte| byte == b',').any(|tag| tag.trim_ascii() == etag.as_bytes())
         })
     }
 }

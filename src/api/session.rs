@@ -11,7 +11,7 @@ use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{IfMatch, Json, Object, Opened, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie};
-use crate::session::{Change, Regenerate, Touch};
+use crate::session::{self, Change, Id, Regenerate, Touch};
 
 /// How a resolve touches.
 #[derive(Deserialize, IntoParams)]
@@ -57,6 +57,17 @@ pub(super) struct Regeneration {
     client: Option<Object<Client>>,
 }
 
+/// Holds a write to its `If-Match`, where the write has no loop of its own in which to judge it.
+async fn require(app: &App, id: &Id, if_match: &IfMatch) -> Result<()> {
+    if !if_match.is_given() {
+        return Ok(());
+    }
+    match app.sessions.resolve(id, Touch::Never).await? {
+        Some(session) if !if_match.holds(&session) => Err(session::Error::PreconditionFailed.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Tells null from nothing.
 fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
@@ -92,13 +103,20 @@ pub(super) async fn resolve(
 /// This is logout. The answer clears the browser's cookie, also when there was no session.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "session", security(("cookie" = []), ()),
+    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 204, description = "There is no such session any more", headers(("Set-Cookie" = String, description = "Makes the browser forget the cookie"))),
+        (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn revoke(State(app): State<App>, opened: std::result::Result<Opened, Error>) -> Result<Response> {
+pub(super) async fn revoke(
+    State(app): State<App>,
+    opened: std::result::Result<Opened, Error>,
+    if_match: IfMatch,
+) -> Result<Response> {
     if let Ok(Opened(id)) = opened {
+        require(&app, &id, &if_match).await?;
         app.sessions.revoke(&id).await?;
     }
     app.cleared()
@@ -163,13 +181,16 @@ pub(super) async fn replace(
 /// Extends it now, whether or not that is due.
 #[utoipa::path(
     post, path = "/v1/session/touch", tag = "session", security(("cookie" = [])),
+    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 200, description = "Extended", body = Body, headers(("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn touch(State(app): State<App>, Opened(id): Opened) -> Result<Response> {
+pub(super) async fn touch(State(app): State<App>, Opened(id): Opened, if_match: IfMatch) -> Result<Response> {
+    require(&app, &id, &if_match).await?;
     let session = app.sessions.resolve(&id, Touch::Force).await?.ok_or_else(Error::no_session)?;
     app.answer(StatusCode::OK, &session, Cookie::Touched)
 }
@@ -181,15 +202,18 @@ pub(super) async fn touch(State(app): State<App>, Opened(id): Opened) -> Result<
 #[utoipa::path(
     post, path = "/v1/session/regenerate", tag = "session", security(("cookie" = [])),
     request_body(content = Option<Regeneration>, description = "May be left out"),
+    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 200, description = "The session under its new id", body = Body, headers(("Set-Cookie" = String, description = "The new cookie"), ("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn regenerate(
     State(app): State<App>,
     Opened(id): Opened,
+    if_match: IfMatch,
     OptionalJson(wanted): OptionalJson<Regeneration>,
 ) -> Result<Response> {
     let wanted = Regenerate {
@@ -199,6 +223,10 @@ pub(super) async fn regenerate(
         lifetime_ms: wanted.lifetime_ms,
         client: wanted.client.map(|Object(client)| client.check()).transpose()?,
     };
-    let session = app.sessions.regenerate(&id, wanted).await?.ok_or_else(Error::no_session)?;
+    let session = app
+        .sessions
+        .regenerate(&id, wanted, move |session| if_match.holds(session))
+        .await?
+        .ok_or_else(Error::no_session)?;
     app.answer(StatusCode::OK, &session, Cookie::New)
 }

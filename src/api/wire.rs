@@ -105,11 +105,11 @@ impl App {
         let policy = self.sessions.policy();
         let set = match cookie {
             Cookie::New => true,
-            Cookie::Updated => session.extended && (policy.rolling || !policy.browser_session),
+            Cookie::Updated => session.extended && (policy.rolling || session.persistent),
             Cookie::Touched => session.extended && policy.rolling,
         };
         let set_cookie = set.then(|| {
-            let expires = (!policy.browser_session).then_some(session.standing.expires_at);
+            let expires = session.persistent.then_some(session.standing.expires_at);
             self.set_cookie.set(&self.signer.sign(session.id.as_str()), expires)
         });
         let standing = session.standing;

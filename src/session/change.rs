@@ -4,9 +4,13 @@ use json_patch::{Patch, PatchOperation};
 use serde_json::{Map, Value};
 
 use super::Error;
+use super::data::{MAX_DEPTH, depth};
 
 /// How many operations one JSON Patch may have.
 pub const MAX_OPERATIONS: usize = 1000;
+
+/// How many times the largest data one JSON Patch may copy and move.
+const MAX_COPIED: usize = 4;
 
 /// What an update does to the data.
 #[derive(Debug, Clone)]
@@ -38,22 +42,39 @@ impl Change {
     }
 }
 
-/// One operation at a time: `copy` can double the document at each step, so its size is looked at in between.
+/// One operation at a time, each looked at before it is done: `copy` can double the size and the depth of the document
+/// with every step, and deep documents overflow the stack of whatever walks them.
 fn apply_patch(patch: &Patch, data: Map<String, Value>, max_bytes: usize) -> Result<Map<String, Value>, Error> {
     if patch.len() > MAX_OPERATIONS {
         let detail = format!("a patch may have {MAX_OPERATIONS} operations, and this has {}", patch.len());
         return Err(Error::invalid("patch-too-long", "", detail));
     }
     let mut document = Value::Object(data);
+    let mut budget = MAX_COPIED * max_bytes;
     for (position, operation) in patch.iter().enumerate() {
+        let (below, added) = match operation {
+            PatchOperation::Add(add) => (add.path.count(), Some(&add.value)),
+            PatchOperation::Replace(replace) => (replace.path.count(), Some(&replace.value)),
+            PatchOperation::Copy(copy) => (copy.path.count(), document.pointer(copy.from.as_str())),
+            PatchOperation::Move(of) => (of.path.count(), document.pointer(of.from.as_str())),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => (0, None),
+        };
+        if added.is_some_and(|value| below + depth(value) > MAX_DEPTH) {
+            let detail = format!("data may nest {MAX_DEPTH} levels deep, and operation {position} makes it deeper");
+            return Err(Error::invalid("data-too-deep", format!("/{position}"), detail));
+        }
+        if let (PatchOperation::Copy(_) | PatchOperation::Move(_), Some(value)) = (operation, added) {
+            budget = budget.checked_sub(weight(value)).ok_or_else(|| {
+                let detail = format!(
+                    "data may take {max_bytes} bytes, and a patch may copy and move {MAX_COPIED} times as much"
+                );
+                Error::invalid("data-too-large", format!("/{position}"), detail)
+            })?;
+        }
         json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| {
             let why = error.kind;
             Error::PatchConflict(format!("operation {position} ({}) does not fit the data: {why}", operation.path()))
         })?;
-        if matches!(operation, PatchOperation::Copy(_)) && weight(&document, max_bytes) > max_bytes {
-            let detail = format!("data may take {max_bytes} bytes, and operation {position} makes it larger");
-            return Err(Error::invalid("data-too-large", format!("/{position}"), detail));
-        }
     }
     object(document).map_err(|_| Error::PatchConflict(NOT_AN_OBJECT.into()))
 }
@@ -67,23 +88,13 @@ fn object(document: Value) -> Result<Map<String, Value>, Error> {
     }
 }
 
-/// A lower bound of the document's size in JSON, in bytes; counting stops a little past `enough`.
-fn weight(value: &Value, enough: usize) -> usize {
-    let inside = |sizes: &mut dyn Iterator<Item = usize>| {
-        let mut total = 2;
-        for size in sizes {
-            total += size;
-            if total > enough {
-                break;
-            }
-        }
-        total
-    };
+/// About the value's size in JSON, in bytes, and what it costs to copy it.
+fn weight(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
-        Value::Array(items) => inside(&mut items.iter().map(|item| weight(item, enough) + 1)),
-        Value::Object(map) => inside(&mut map.iter().map(|(key, item)| key.len() + 3 + weight(item, enough))),
-        _ => 1,
+        Value::Array(items) => items.iter().map(|item| weight(item) + 1).sum::<usize>() + 2,
+        Value::Object(map) => map.iter().map(|(key, item)| key.len() + weight(item) + 4).sum::<usize>() + 2,
+        _ => 4,
     }
 }
 
@@ -165,6 +176,28 @@ mod tests {
         let double = json!({"op": "copy", "from": "/a/b", "path": "/a/b/-"});
         let change = patch(Value::Array(vec![double; 60]));
         assert!(matches!(change.apply(data(), 65_536), Err(Error::Invalid { code: "data-too-large", .. })));
+        // Nests the document into itself, ever deeper.
+        let mut path = "/a/b".to_owned();
+        let deeper = Value::Array(
+            (0..20)
+                .map(|_| {
+                    let copy = json!({"op": "copy", "from": "/a/b", "path": format!("{path}/-")});
+                    path += "/0";
+                    copy
+                })
+                .collect(),
+        );
+        let nested = json!({"a": {"b": [[]]}}).as_object().unwrap().clone();
+        assert!(matches!(patch(deeper).apply(nested, 65_536), Err(Error::Invalid { .. } | Error::PatchConflict(_))));
+        let mut path = "/a".to_owned();
+        let adds: Vec<Value> = (0..200)
+            .map(|_| {
+                path += "/a";
+                json!({"op": "add", "path": path, "value": {"a": {}}})
+            })
+            .collect();
+        let nested = json!({"a": {}}).as_object().unwrap().clone();
+        assert!(matches!(patch(adds.into()).apply(nested, 65_536), Err(Error::Invalid { code: "data-too-deep", .. })));
         let long = patch(Value::Array(vec![json!({"op": "test", "path": "/n", "value": 1}); MAX_OPERATIONS + 1]));
         assert!(matches!(long.apply(data(), 1000), Err(Error::Invalid { code: "patch-too-long", .. })));
     }

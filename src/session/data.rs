@@ -89,13 +89,17 @@ impl Data {
     /// # Errors
     /// [`Error::Unreadable`] when another writer put in what JSON libraries do not agree on (a lone surrogate, 1e999).
     pub fn to_map(&self) -> Result<Map<String, Value>, Error> {
-        serde_json::from_str(&self.0)
-            .map_err(|error| Error::Unreadable(format!("the stored data cannot be changed: {error}")))
+        serde_json::from_str(&self.0).map_err(|error| {
+            Error::Unreadable(format!(
+                "the stored data cannot be changed: byte {} is not JSON to everybody",
+                error.column()
+            ))
+        })
     }
 }
 
 /// 0 for a scalar, else one more than what is inside.
-fn depth(value: &Value) -> usize {
+pub(super) fn depth(value: &Value) -> usize {
     let deepest = match value {
         Value::Array(items) => items.iter().map(depth).max(),
         Value::Object(map) => map.values().map(depth).max(),

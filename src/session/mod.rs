@@ -20,6 +20,7 @@ pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -54,6 +55,8 @@ pub struct Session {
     pub client: Option<Client>,
     /// Its times.
     pub standing: Standing,
+    /// Whether its cookie ends at a time; if not, with the browser.
+    pub persistent: bool,
     /// Whether this call moved its expiry in the store.
     pub extended: bool,
 }
@@ -168,7 +171,7 @@ impl Sessions {
         }
         let data = Data::new(&map, "/data", policy.max_data_bytes)?;
         for _ in 0..MAX_RACES {
-            if let Some(session) = self.insert(ours.clone(), data.clone(), now).await? {
+            if let Some(session) = self.insert(ours.clone(), data.clone(), !policy.browser_session, now).await? {
                 return Ok(Some(session));
             }
         }
@@ -262,31 +265,27 @@ impl Sessions {
         finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
     }
 
+    /// Always from the top: a session that is touched or regenerated meanwhile moves there.
     async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<u64, Error> {
         let mut revoked = 0;
+        let mut spared = HashSet::new();
         loop {
-            let mut raced = false;
-            let mut after: Option<(Ms, String)> = None;
-            loop {
-                let now = self.now();
-                let page = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-                let rows = self.store().list_by_user(user_id, page, STEP, now).await?;
-                for row in &rows {
-                    if except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(row, user_id) {
-                        continue;
-                    }
-                    match self.store().remove(&row.id, None, Some(user_id), now).await? {
-                        Outcome::Applied => revoked += 1,
-                        // Gone since it was listed: perhaps regenerated, and then its successor is listed now.
-                        _ => raced = true,
-                    }
+            let now = self.now();
+            let limit = STEP + spared.len();
+            let rows = self.store().list_by_user(user_id, None, limit, now).await?;
+            let mut again = rows.len() == limit;
+            for row in rows {
+                if except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(&row, user_id) {
+                    spared.insert(row.id);
+                    continue;
                 }
-                match rows.last() {
-                    Some(last) if rows.len() == STEP => after = Some((last.rank, last.id.clone())),
-                    _ => break,
+                match self.store().remove(&row.id, None, Some(user_id), now).await? {
+                    Outcome::Applied => revoked += 1,
+                    // Gone since it was listed: perhaps regenerated, and then its successor is listed now.
+                    _ => again = true,
                 }
             }
-            if !raced {
+            if !again {
                 return Ok(revoked);
             }
         }
@@ -345,11 +344,11 @@ impl Sessions {
     }
 
     /// Stores a new session under a random id. None: that did not work out, and another try would.
-    async fn insert(&self, ours: Ours, data: Data, now: Ms) -> Result<Option<Session>, Error> {
+    async fn insert(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Result<Option<Session>, Error> {
         let id = Id::random();
         let (idle_timeout, lifetime_ends_at) = (ours.idle_timeout_ms, Some(ours.lifetime_ends_at));
         let expires_at = policy::expiry(idle_timeout, lifetime_ends_at, now);
-        let record = Record::new(&self.inner.attributes, self.policy().browser_session, ours, data, expires_at);
+        let record = Record::new(&self.inner.attributes, persistent, ours, data, expires_at);
         let user_id = self.user_of(&record);
         let entry = Entry { record: &record.encode(), user_id: user_id.as_deref(), expires_at };
         if !self.store().insert(id.as_str(), entry, now).await? {
@@ -411,6 +410,7 @@ impl Sessions {
             created_at: record.ours.as_ref().map(|ours| ours.created_at),
             client: record.ours.as_ref().and_then(|ours| ours.client.clone()),
             standing,
+            persistent: record.original_max_age().is_some(),
             extended,
         }
     }

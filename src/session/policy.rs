@@ -12,7 +12,7 @@ pub const MAX_SPAN: Ms = 400 * 24 * 60 * 60 * 1000;
 
 /// How far apart the store's expiry and the record's may be and still be the same, in ms: round trips and
 /// Express's whole seconds.
-const TOLERANCE: Ms = 1000;
+const TOLERANCE: u64 = 1000;
 
 /// What an operator decides about every session. Spans are in ms.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Policy {
     pub fn idle_timeout_of(&self, record: &Record) -> Ms {
         let ours = record.ours.as_ref().map(|ours| ours.idle_timeout_ms);
         match (record.original_max_age(), ours) {
-            (Some(max_age), Some(ours)) if max_age <= ours && ours - max_age < TOLERANCE => ours,
+            (Some(max_age), Some(ours)) if max_age <= ours && ours.abs_diff(max_age) < TOLERANCE => ours,
             (Some(max_age), _) => max_age,
             (None, Some(ours)) => ours,
             (None, None) => self.idle_timeout,
@@ -90,11 +90,14 @@ impl Policy {
         let noted =
             record.ours.as_ref().map(|ours| (ours.touched_at, expiry(idle_timeout, lifetime_ends_at, ours.touched_at)));
         let (touched_at, expires_at) = match (stored_expiry, noted) {
-            (Some(stored), Some((touched_at, noted))) if (stored - noted).abs() <= TOLERANCE => (touched_at, noted),
-            (Some(stored), _) => ((stored - idle_timeout).min(now), stored.min(lifetime_ends_at.unwrap_or(Ms::MAX))),
+            (Some(stored), Some((touched_at, noted))) if stored.abs_diff(noted) <= TOLERANCE => (touched_at, noted),
+            (Some(stored), _) => {
+                (stored.saturating_sub(idle_timeout).min(now), stored.min(lifetime_ends_at.unwrap_or(Ms::MAX)))
+            }
             (None, _) => (now, expiry(idle_timeout, lifetime_ends_at, now)),
         };
-        let touch_due = stored_expiry.is_none() || now - touched_at >= self.touch_after.min(idle_timeout / 10);
+        let touch_due =
+            stored_expiry.is_none() || now.saturating_sub(touched_at) >= self.touch_after.min(idle_timeout / 10);
         let live = expires_at > now;
         live.then_some(Standing { idle_timeout, touched_at, expires_at, lifetime_ends_at, touch_due })
     }
@@ -173,6 +176,17 @@ mod tests {
         assert_eq!((moved.touched_at, moved.expires_at), (1_040_000, 1_640_000));
         let no_ttl = policy.standing(&express, None, 1_050_000).unwrap();
         assert!(no_ttl.touch_due && no_ttl.expires_at == 1_650_000);
+    }
+
+    /// An application may write what it likes into `sessiond`.
+    #[test]
+    fn wild_numbers_do_not_overflow() {
+        for wild in [Ms::MIN, -1, 0, Ms::MAX] {
+            let session = record(Some(wild), Some((wild, wild, wild)));
+            for stored in [None, Some(Ms::MIN), Some(5), Some(Ms::MAX)] {
+                let _ = policy().standing(&session, stored, 1_000);
+            }
+        }
     }
 
     proptest! {

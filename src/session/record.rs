@@ -73,10 +73,10 @@ struct ExpressCookie<'a> {
 }
 
 impl Record {
-    /// A new record. `browser_session`: the browser keeps the cookie until it is closed.
+    /// A new record. `persistent`: the cookie ends at a time, and not with the browser.
     #[must_use]
-    pub fn new(attributes: &Attributes, browser_session: bool, ours: Ours, data: Data, expires_at: Ms) -> Self {
-        let original_max_age = (!browser_session).then_some(ours.idle_timeout_ms);
+    pub fn new(attributes: &Attributes, persistent: bool, ours: Ours, data: Data, expires_at: Ms) -> Self {
+        let original_max_age = persistent.then_some(ours.idle_timeout_ms);
         let cookie = ExpressCookie {
             original_max_age,
             partitioned: attributes.partitioned.then_some(true),
@@ -102,8 +102,11 @@ impl Record {
         json.deserialize_map(RecordVisitor { size: bytes.len() })
             .and_then(|record| json.end().map(|()| record))
             .map_err(|error| {
+                // Not the error's own text: it may quote what is stored.
+                let column = error.column();
                 Error::Unreadable(format!(
-                    "the stored record is not one that express-session's JSON serializer wrote: {error}"
+                    "the stored record is not one that express-session's JSON serializer wrote (see byte {column}): does a \
+                     store beside this service use another serializer?"
                 ))
             })
     }
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_record_is_written_as_express_writes_it() {
-        let mut record = Record::new(&attributes(), false, ours(), data(&json!({"user": {"id": "u1"}, "n": 1})), AT);
+        let mut record = Record::new(&attributes(), true, ours(), data(&json!({"user": {"id": "u1"}, "n": 1})), AT);
         record.ours = None;
         assert_eq!(
             String::from_utf8(record.encode()).unwrap(),
@@ -255,7 +258,7 @@ mod tests {
             priority: Some(Priority::High),
             ..attributes()
         };
-        let record = Record::new(&all, true, ours(), data(&json!({})), AT);
+        let record = Record::new(&all, false, ours(), data(&json!({})), AT);
         assert_eq!(
             String::from_utf8(record.encode()).unwrap(),
             r#"{"cookie":{"originalMaxAge":null,"partitioned":true,"priority":"high","expires":null,"secure":true,"httpOnly":true,"domain":"example.com","path":"/","sameSite":"lax"},"sessiond":{"created_at":1,"touched_at":2,"lifetime_ends_at":3,"idle_timeout_ms":60000,"user_id":"u1"}}"#
@@ -303,7 +306,7 @@ mod tests {
         ) {
             let map: Map<String, Value> = values.into_iter().map(|(key, value)| (format!("_{key}"), value.into())).collect();
             let data = Data::new(&map, "", 10_000).unwrap();
-            let record = Record::new(&attributes(), false, ours(), data.clone(), AT).encode();
+            let record = Record::new(&attributes(), true, ours(), data.clone(), AT).encode();
             let read = Record::decode(&record).unwrap();
             prop_assert_eq!(&read.data, &data);
             prop_assert_eq!(read.ours, Some(ours()));
@@ -318,12 +321,12 @@ mod tests {
 
     #[test]
     fn a_stamp_moves_expiry_and_nothing_else() {
-        let mut record = Record::new(&attributes(), false, ours(), data(&json!({"a": 1})), AT);
+        let mut record = Record::new(&attributes(), true, ours(), data(&json!({"a": 1})), AT);
         record.stamp(AT, AT + 1000);
         let text = String::from_utf8(record.encode()).unwrap();
         assert!(text.contains(r#""expires":"2026-11-23T00:59:41.896Z""#), "{text}");
         assert_eq!(record.ours.unwrap().touched_at, AT);
-        let mut browser_session = Record::new(&attributes(), true, ours(), data(&json!({})), AT);
+        let mut browser_session = Record::new(&attributes(), false, ours(), data(&json!({})), AT);
         browser_session.stamp(AT, AT + 1000);
         assert!(String::from_utf8(browser_session.encode()).unwrap().contains(r#""expires":null"#));
     }

@@ -26,21 +26,39 @@ impl Sessions {
     /// Gives the session a new id and ends the old one, in one step: of many at once exactly one wins, and the
     /// others get None, as for a session that is not there.
     ///
+    /// `if_match` is asked for the session as it is before; a no ends the call.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] as for issue and update; [`Error::Store`]: the old id may or may not have ended.
-    pub async fn regenerate(&self, id: &Id, wanted: Regenerate) -> Result<Option<Session>, Error> {
+    /// [`Error::PreconditionFailed`]; [`Error::Invalid`] as for issue and update; [`Error::Store`]: the old id may or
+    /// may not have ended.
+    pub async fn regenerate(
+        &self,
+        id: &Id,
+        wanted: Regenerate,
+        if_match: impl Fn(&Session) -> bool + Send + Sync + 'static,
+    ) -> Result<Option<Session>, Error> {
         let (sessions, id) = (self.clone(), id.clone());
         // A caller that hangs up does not leave both ids alive.
-        finish(async move { sessions.regenerate_to_the_end(&id, &wanted).await }).await
+        finish(async move { sessions.regenerate_to_the_end(&id, &wanted, if_match).await }).await
     }
 
-    async fn regenerate_to_the_end(&self, id: &Id, wanted: &Regenerate) -> Result<Option<Session>, Error> {
+    async fn regenerate_to_the_end(
+        &self,
+        id: &Id,
+        wanted: &Regenerate,
+        if_match: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<Option<Session>, Error> {
         let now = self.now();
         for _ in 0..MAX_RACES {
             let Some(old) = self.load(id, now).await? else { return Ok(None) };
+            if !if_match(&self.session(id, &old.record, old.standing, false)) {
+                return Err(Error::PreconditionFailed);
+            }
             let old_user = self.user_of(&old.record);
             let (ours, data) = self.successor(&old, wanted, now)?;
-            let Some(new) = self.insert(ours, data, now).await? else { continue };
+            let Some(new) = self.insert(ours, data, old.record.original_max_age().is_some(), now).await? else {
+                continue;
+            };
             match self.store().remove(id.as_str(), Some(&old.bytes), old_user.as_deref(), now).await {
                 Ok(Outcome::Applied) => return Ok(Some(new)),
                 Ok(Outcome::Missing) => {
@@ -49,8 +67,9 @@ impl Sessions {
                 }
                 Ok(Outcome::Changed) => self.withdraw(&new, now).await?,
                 Err(error) => {
-                    // Nobody will learn the new id: it is only room that would be wasted.
-                    let _ = self.withdraw(&new, now).await;
+                    // Nobody will learn the new id, so it goes too; the caller has waited long enough.
+                    let sessions = self.clone();
+                    tokio::spawn(async move { sessions.withdraw(&new, now).await });
                     return Err(error.into());
                 }
             }

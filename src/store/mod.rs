@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::clock::Ms;
 
@@ -135,9 +136,13 @@ pub async fn open(url: &StoreUrl, key_prefix: &str) -> Result<Arc<dyn Store>> {
     })
 }
 
-/// Runs one call under the deadline.
-async fn within<T>(call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    tokio::time::timeout(DEADLINE, call)
-        .await
-        .unwrap_or_else(|_| Err(Error::Unavailable(format!("no answer within {} ms", DEADLINE.as_millis()))))
+/// When a call that begins now has to have ended, all of its steps together.
+fn deadline() -> Instant {
+    Instant::now() + DEADLINE
+}
+
+/// Runs a step of a call until the call's deadline.
+async fn within<T>(deadline: Instant, step: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let late = || Err(Error::Unavailable(format!("no answer within {} ms", DEADLINE.as_millis())));
+    tokio::time::timeout_at(deadline, step).await.unwrap_or_else(|_| late())
 }

@@ -15,10 +15,11 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use redis::{FromRedisValue, Pipeline, Script};
+use tokio::time::Instant;
 
 use self::link::Link;
 use super::url::RedisTarget;
-use super::{Entry, Error, Found, Listed, Outcome, Result, Store, within};
+use super::{Entry, Error, Found, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;
 
 /// How long an insert may be under way before others may forget it, in ms; far more than the deadline of a call.
@@ -75,8 +76,8 @@ impl Redis {
         [&self.index_prefix, user_id].concat()
     }
 
-    async fn run<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
-        within(async {
+    async fn run<T: FromRedisValue>(&self, pipeline: &Pipeline, deadline: Instant) -> Result<T> {
+        within(deadline, async {
             let mut connection = self.link.connection()?;
             pipeline.query_async(&mut connection).await.map_err(|error| self.link.failed(&error))
         })
@@ -84,8 +85,8 @@ impl Redis {
         .inspect_err(|_| self.link.suspect())
     }
 
-    async fn invoke(&self, script: &Script, key: &str, args: &[&[u8]]) -> Result<Outcome> {
-        let answer = within(async {
+    async fn invoke(&self, script: &Script, key: &str, args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
+        let answer = within(deadline, async {
             let mut connection = self.link.connection()?;
             let mut invocation = script.key(key);
             for arg in args {
@@ -104,8 +105,9 @@ impl Redis {
     }
 
     async fn put(&self, script: &Script, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        let deadline = deadline();
         let ttl = ttl(entry.expires_at, now).to_string();
-        let outcome = self.invoke(script, &self.key(id), &[expected, entry.record, ttl.as_bytes()]).await?;
+        let outcome = self.invoke(script, &self.key(id), &[expected, entry.record, ttl.as_bytes()], deadline).await?;
         if let (Outcome::Applied, Some(user_id)) = (outcome, entry.user_id) {
             let index = self.index(user_id);
             let mut pipeline = redis::pipe();
@@ -113,7 +115,7 @@ impl Redis {
             prune(&mut pipeline, &index, now);
             keep(&mut pipeline, &index, entry.expires_at, now);
             // The write is done. An index that could not be refreshed, say because Redis is full, heals at the next one.
-            if let Err(error) = self.run::<()>(&pipeline).await {
+            if let Err(error) = self.run::<()>(&pipeline, deadline).await {
                 tracing::debug!(%error, "a user's index was not refreshed");
             }
         }
@@ -124,11 +126,12 @@ impl Redis {
 #[async_trait]
 impl Store for Redis {
     async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool> {
+        let deadline = deadline();
         let (key, ttl) = (self.key(id), ttl(entry.expires_at, now));
         let mut pipeline = redis::pipe();
         let Some(user_id) = entry.user_id else {
             pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
-            let (set,): (Option<String>,) = self.run(&pipeline).await?;
+            let (set,): (Option<String>,) = self.run(&pipeline, deadline).await?;
             return Ok(set.is_some());
         };
         let index = self.index(user_id);
@@ -137,7 +140,7 @@ impl Store for Redis {
         keep(&mut pipeline, &index, entry.expires_at, now);
         pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
         pipeline.cmd("ZADD").arg(&index).arg("XX").arg("CH").arg(entry.expires_at).arg(id);
-        let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline).await?;
+        let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline, deadline).await?;
         if set.is_some() && (confirmed || !added) {
             return Ok(true);
         }
@@ -150,7 +153,7 @@ impl Store for Redis {
         }
         // Nothing to undo when another entry was there already.
         if !undo.is_empty() {
-            self.run::<()>(&undo).await?;
+            self.run::<()>(&undo, deadline).await?;
         }
         Ok(false)
     }
@@ -159,7 +162,7 @@ impl Store for Redis {
         let key = self.key(id);
         let mut pipeline = redis::pipe();
         read(&mut pipeline, &key);
-        let (record, pttl) = self.run(&pipeline).await?;
+        let (record, pttl) = self.run(&pipeline, deadline()).await?;
         Ok(found(record, pttl, now))
     }
 
@@ -172,20 +175,20 @@ impl Store for Redis {
     }
 
     async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
-        let key = self.key(id);
+        let (key, deadline) = (self.key(id), deadline());
         let outcome = if let Some(expected) = expected {
-            self.invoke(&REMOVE_SCRIPT, &key, &[expected]).await?
+            self.invoke(&REMOVE_SCRIPT, &key, &[expected], deadline).await?
         } else {
             let mut pipeline = redis::pipe();
             pipeline.cmd("DEL").arg(&key);
-            let (removed,): (bool,) = self.run(&pipeline).await?;
+            let (removed,): (bool,) = self.run(&pipeline, deadline).await?;
             if removed { Outcome::Applied } else { Outcome::Missing }
         };
         // After the key: an entry without a session heals, a session without an entry could not be revoked by user.
         if let (Outcome::Applied | Outcome::Missing, Some(user_id)) = (outcome, user_id) {
             let mut pipeline = redis::pipe();
             pipeline.cmd("ZREM").arg(self.index(user_id)).arg(id).ignore();
-            if let Err(error) = self.run::<()>(&pipeline).await {
+            if let Err(error) = self.run::<()>(&pipeline, deadline).await {
                 tracing::debug!(%error, "an index entry was not removed");
             }
         }
@@ -199,9 +202,9 @@ impl Store for Redis {
         limit: usize,
         now: Ms,
     ) -> Result<Vec<Listed>> {
-        let index = self.index(user_id);
+        let (index, deadline) = (self.index(user_id), deadline());
         loop {
-            let (rows, dead) = self.page(&index, after, limit, now).await?;
+            let (rows, dead) = self.page(&index, after, limit, now, deadline).await?;
             if dead.is_empty() {
                 return Ok(rows);
             }
@@ -209,7 +212,7 @@ impl Store for Redis {
             // index after it was read: so a listing counts only when everything in it was there.
             let mut pipeline = redis::pipe();
             pipeline.cmd("ZREM").arg(&index).arg(&dead).ignore();
-            self.run::<()>(&pipeline).await?;
+            self.run::<()>(&pipeline, deadline).await?;
         }
     }
 
@@ -219,7 +222,7 @@ impl Store for Redis {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.run(redis::pipe().cmd("PING").ignore()).await
+        self.run(redis::pipe().cmd("PING").ignore(), deadline()).await
     }
 }
 
@@ -231,6 +234,7 @@ impl Redis {
         after: Option<(Ms, &str)>,
         limit: usize,
         now: Ms,
+        deadline: Instant,
     ) -> Result<(Vec<Listed>, Vec<String>)> {
         let highest = after.map_or("+inf".to_owned(), |(rank, _)| rank.to_string());
         let (mut rows, mut dead, mut offset) = (Vec::new(), Vec::new(), 0);
@@ -239,7 +243,7 @@ impl Redis {
             let lowest = format!("({now}");
             pipeline.cmd("ZRANGE").arg(index).arg(&highest).arg(lowest).arg("BYSCORE").arg("REV");
             pipeline.arg("LIMIT").arg(offset).arg(limit).arg("WITHSCORES");
-            let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline).await?;
+            let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
             offset += entries.len();
             let last = entries.len() < limit;
             #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds")]
@@ -253,7 +257,7 @@ impl Redis {
                 for (id, _) in &wanted {
                     read(&mut pipeline, &self.key(id));
                 }
-                let mut values = self.run::<Vec<redis::Value>>(&pipeline).await?.into_iter();
+                let mut values = self.run::<Vec<redis::Value>>(&pipeline, deadline).await?.into_iter();
                 for (id, rank) in wanted {
                     let (record, pttl) = (next(&mut values)?, next(&mut values)?);
                     match found(record, pttl, now) {
@@ -273,7 +277,7 @@ impl Redis {
 
 fn next<T: FromRedisValue>(values: &mut impl Iterator<Item = redis::Value>) -> Result<T> {
     let value = values.next().ok_or_else(|| Error::Unexpected("a reply is missing".into()))?;
-    T::from_redis_value(value).map_err(|error| Error::Unexpected(error.to_string()))
+    T::from_redis_value(value).map_err(|_| Error::Unexpected("a reply has another type".into()))
 }
 
 /// Never zero, which would mean none to some commands and an error to others.

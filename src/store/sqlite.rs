@@ -10,11 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, params};
 use tokio::sync::oneshot;
 
-use super::{Entry, Error, Found, Listed, Outcome, Result, Store, within};
+use super::{Entry, Error, Found, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
@@ -70,8 +70,8 @@ impl Sqlite {
                 let _ = answer.send(query(connection).map_err(Error::from));
             }
         });
-        within(async {
-            self.reads.try_send(job).map_err(|_| too_busy())?;
+        within(deadline(), async {
+            self.reads.try_send(job).map_err(refused)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
@@ -90,8 +90,8 @@ impl Sqlite {
             let outcome = transaction.and_then(|connection| change(connection).map_err(Error::from));
             Box::new(move |committed| drop(answer.send(committed.and(outcome))))
         });
-        within(async {
-            self.writes.try_send(job).map_err(|_| too_busy())?;
+        within(deadline(), async {
+            self.writes.try_send(job).map_err(refused)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
@@ -185,8 +185,10 @@ impl Store for Sqlite {
         .await
     }
 
+    /// An empty transaction: whoever cannot write is not ready.
     async fn ping(&self) -> Result<()> {
-        self.read(|db| db.query_row("select count(*) from (select 1 from sessions limit 1)", [], |_| Ok(()))).await
+        self.read(|db| db.query_row("select 1", [], |_| Ok(()))).await?;
+        self.write(|_| Ok(())).await
     }
 }
 
@@ -257,8 +259,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     thread.map(drop).map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
 }
 
-fn too_busy() -> Error {
-    Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already"))
+#[expect(clippy::needless_pass_by_value, reason = "it is handed over")]
+fn refused<T>(error: TrySendError<T>) -> Error {
+    match error {
+        TrySendError::Full(_) => Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already")),
+        TrySendError::Disconnected(_) => stopped(),
+    }
 }
 
 fn stopped() -> Error {

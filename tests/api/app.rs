@@ -56,11 +56,15 @@ impl TestApp {
         Self::on(server.url(), Some(server), tempfile::tempdir().unwrap(), flags).await
     }
 
+    /// Another service on the same store.
+    pub(crate) async fn beside(other: &Self, flags: &[&str]) -> Self {
+        Self::on(other.store_url.clone(), None, tempfile::tempdir().unwrap(), flags).await
+    }
+
     async fn on(url: String, redis: Option<RedisServer>, folder: tempfile::TempDir, flags: &[&str]) -> Self {
         let secret: &[&str] =
             if flags.contains(&"--secret") { &[] } else { &["--secret", "a secret for tests of 32 bytes or more"] };
-        let store: &[&str] = if flags.contains(&"--store") { &[] } else { &["--store", &url] };
-        let flags = [&["sessiond"], store, secret, flags].concat();
+        let flags = [&["sessiond", "--store", &url], secret, flags].concat();
         let config = Flags::try_parse_from(flags).unwrap().config;
         let checked = config.check().unwrap();
         let store = store::open(&checked.store, &checked.key_prefix).await.unwrap();

@@ -69,6 +69,14 @@ async fn browser_session() {
         redis::pipe().cmd("GET").arg(&key).cmd("PTTL").arg(&key).query(&mut redis).unwrap();
     assert!(record.starts_with(r#"{"cookie":{"originalMaxAge":null,"expires":null,"#), "{record}");
     assert!(pttl > 86_000_000, "the idle timeout holds all the same");
+    // What the record says counts, not how the service is configured now: Express's "remember me" that was not ticked.
+    let persistent = TestApp::beside(&app, &["--browser-session", "false"]).await;
+    for cookie in [persistent.touch(&answer.cookie()).await, persistent.merge(&answer.cookie(), r#"{"a":1}"#).await] {
+        assert!(!cookie.expect(200).set_cookie().contains("Expires"));
+    }
+    let again = persistent.regenerate(&answer.cookie(), "").await.expect(200);
+    assert!(!again.set_cookie().contains("Expires"));
+    let answer = again;
     app.pass(61_000);
     assert!(!app.resolve(&answer.cookie()).await.expect(200).set_cookie().contains("Expires"));
 }
@@ -77,20 +85,12 @@ async fn browser_session() {
 async fn secrets_rotate() {
     let old = TestApp::start(&["--secret", LONG]).await;
     let cookie = old.cookie().await;
-    let both = TestApp::start(&[
-        "--secret",
-        "the new secret for tests of 32 bytes or more",
-        "--secret",
-        LONG,
-        "--store",
-        &old.store_url,
-    ])
-    .await;
+    let both =
+        TestApp::beside(&old, &["--secret", "the new secret for tests of 32 bytes or more", "--secret", LONG]).await;
     assert!(both.resolve(&cookie).await.expect(200).header("set-cookie").is_none(), "a plain read signs nothing anew");
     let touched = both.touch(&cookie).await.expect(200);
     assert_ne!(touched.cookie(), cookie, "signed with the new secret when next set");
-    let new =
-        TestApp::start(&["--secret", "the new secret for tests of 32 bytes or more", "--store", &old.store_url]).await;
+    let new = TestApp::beside(&old, &["--secret", "the new secret for tests of 32 bytes or more"]).await;
     new.resolve(&cookie).await.problem(401, "no-session");
     new.resolve(&touched.cookie()).await.expect(200);
 }

@@ -146,7 +146,62 @@ async fn too_many_at_once_are_refused() {
     let app = TestApp::start_on_redis(&["--max-in-flight", "1"]).await;
     let cookie = app.cookie().await;
     app.redis.as_ref().unwrap().signal("-STOP");
-    let (first, second) = tokio::join!(app.resolve(&cookie), app.resolve(&cookie));
+    let livez = app.call("GET", "/livez", &[], "");
+    let (first, second, livez) = tokio::join!(app.resolve(&cookie), app.resolve(&cookie), livez);
+    livez.expect(200);
     first.problem(503, "store-unavailable");
     assert_eq!(second.problem(503, "overloaded").header("retry-after"), Some("1"));
+}
+
+/// Also when it freezes between the steps of one call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_freezes_in_the_middle_is_told_in_time() {
+    let app = TestApp::start_on_redis(&[]).await;
+    let until = Instant::now() + Duration::from_secs(4);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let router = app.router.clone();
+        let mut cookie = app.cookie().await;
+        callers.spawn(async move {
+            let mut slowest = Duration::ZERO;
+            while Instant::now() < until {
+                let began = Instant::now();
+                let (name, value) = cookie.split_once(": ").unwrap();
+                let request = Request::post("/v1/session/regenerate").header(name, value).body(Body::empty()).unwrap();
+                let answer = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+                slowest = slowest.max(began.elapsed());
+                match answer.headers().get("set-cookie") {
+                    Some(set) => cookie = format!("cookie: {}", set.to_str().unwrap().split(';').next().unwrap()),
+                    // A regenerate of which the outcome is not known may have ended the session.
+                    None if answer.status() == 401 => break,
+                    None => assert_eq!(answer.status(), 503),
+                }
+            }
+            slowest
+        });
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        app.redis.as_ref().unwrap().signal("-STOP");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        app.redis.as_ref().unwrap().signal("-CONT");
+    }
+    for slowest in callers.join_all().await {
+        assert!(slowest < Duration::from_millis(600), "{slowest:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_not_ready() {
+    let app = TestApp::start(&[]).await;
+    let path = app.store_url.strip_prefix("sqlite:").unwrap();
+    let other = rusqlite::Connection::open(path).unwrap();
+    other.execute_batch("begin exclusive").unwrap();
+    let began = Instant::now();
+    app.call("GET", "/readyz", &[], "").await.problem(503, "store-unavailable");
+    app.issue(r#"{"user_id":"a"}"#).await.problem(503, "store-unavailable");
+    assert!(began.elapsed() < Duration::from_millis(1200));
+    other.execute_batch("rollback").unwrap();
+    app.call("GET", "/readyz", &[], "").await.expect(200);
+    app.cookie().await;
 }

@@ -43,6 +43,7 @@ async fn if_match_is_the_callers_own_precondition() {
     put("", r#"{"n":3}"#).await.problem(412, "precondition-failed");
     assert_eq!(app.resolve(&cookie).await.json()["data"], json!({"n": 2}));
     put(&format!("\"other\", {}", changed.etag()), r#"{"n":3}"#).await.expect(200);
+    put(&format!("\"x,*,y\", *, {}x", changed.etag()), r#"{"n":9}"#).await.problem(412, "precondition-failed");
     put("*", r#"{"n":4}"#).await.expect(200);
     let back = put("*", r#"{"n":1}"#).await.expect(200);
     assert_eq!(back.etag(), etag, "the tag is over user and data");
@@ -89,4 +90,45 @@ async fn an_update_does_not_change_the_user() {
     let out = app.regenerate(&cookie, r#"{"user_id":null}"#).await.expect(200);
     assert_eq!(out.json()["user_id"], json!(null));
     assert_eq!(out.json()["data"], json!({"n": 1, "passport": {"strategy": "local"}}));
+}
+
+#[tokio::test]
+async fn every_write_keeps_to_if_match() {
+    let app = TestApp::start(&[]).await;
+    let cookie = app.cookie().await;
+    let other = "if-match: \"other\"";
+    for (method, path) in [("POST", "/v1/session/touch"), ("POST", "/v1/session/regenerate"), ("DELETE", "/v1/session")]
+    {
+        app.call(method, path, &[&cookie, other], "").await.problem(412, "precondition-failed");
+    }
+    let same = format!("if-match: {}", app.resolve(&cookie).await.expect(200).etag());
+    app.call("POST", "/v1/session/touch", &[&cookie, &same], "").await.expect(200);
+    let cookie = app.call("POST", "/v1/session/regenerate", &[&cookie, &same], "").await.expect(200).cookie();
+    app.call("DELETE", "/v1/session", &[&cookie, &same], "").await.expect(204);
+    app.call("DELETE", "/v1/session", &[&cookie, &same], "").await.expect(204);
+}
+
+/// A document that is nested into itself must not overflow the stack of whoever walks it.
+#[tokio::test]
+async fn a_patch_cannot_nest_without_end() {
+    let app = TestApp::start(&[]).await;
+    let cookie = app.issue(r#"{"data":{"a":[]}}"#).await.expect(201).cookie();
+    let mut path = "/a".to_owned();
+    let mut operations = Vec::new();
+    for _ in 0..14 {
+        operations.push(json!({"op": "copy", "from": "/a", "path": format!("{path}/-")}));
+        path += &"/0".repeat(operations.len().pow(2));
+    }
+    let answer = app.patch(&cookie, &json!(operations).to_string()).await;
+    assert!([409, 422].contains(&answer.status.as_u16()), "{answer:?}");
+    let deeper: Vec<_> = (0..14)
+        .map(|n| json!({"op": "copy", "from": "/a", "path": format!("/a{}/-", "/0".repeat((1 << n) - 1))}))
+        .collect();
+    app.patch(&cookie, &json!(deeper).to_string()).await.problem(422, "data-too-deep");
+    app.resolve(&cookie).await.expect(200);
+    // Nor keep a thread busy by copying much.
+    let numbers: Vec<u32> = (0..15_000).map(|n| n % 10).collect();
+    app.replace(&cookie, &json!({ "a": numbers }).to_string()).await.expect(200);
+    let copies = vec![json!({"op": "copy", "from": "/a", "path": "/b"}); 1000];
+    app.patch(&cookie, &json!(copies).to_string()).await.problem(422, "data-too-large");
 }

@@ -25,7 +25,7 @@ fn request(headers: &str) -> Vec<u8> {
 #[test]
 fn whoever_sends_half_a_request_is_let_go() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Sessiond::start(folder.path(), &["--read-timeout", "300ms"]);
+    let server = Sessiond::start(folder.path(), &["--read-timeout", "300ms", "--keep-alive-timeout", "400ms"]);
     for bytes in [
         &b""[..],
         b"P",
@@ -101,4 +101,20 @@ fn http_2_needs_no_upgrade() {
     let cookie = server.issue();
     let answer = server.curl("/v1/session", &["--http2-prior-knowledge", "-H", &format!("Cookie: {cookie}")]);
     assert!(answer.starts_with("HTTP/2 200"), "{answer}");
+}
+
+#[test]
+fn whoever_does_not_read_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Sessiond::start(folder.path(), &["--read-timeout", "500ms", "--max-connections", "1"]);
+    let mut deaf = TcpStream::connect(&server.address).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let request = b"GET /openapi.yaml HTTP/1.1\r\nhost: x\r\n\r\n";
+    // Until nothing more goes in.
+    while deaf.write_all(request).is_ok() {}
+    let (answer, took) = exchange(&server, &self::request(""));
+    assert!(answer.starts_with("HTTP/1.1 200") && took < Duration::from_secs(5), "{took:?}: {answer}");
+    let began = Instant::now();
+    server.signal("-TERM");
+    assert!(server.wait() && began.elapsed() < Duration::from_secs(5));
 }

@@ -118,4 +118,5 @@ on_every_store!(
     races::a_regenerate_carries_a_racing_update,
     races::revoking_a_user_reaches_every_acknowledged_session,
     races::revoking_a_user_reaches_a_session_that_is_being_regenerated,
+    races::revoking_a_user_reaches_sessions_that_move_in_the_listing,
 );

@@ -115,7 +115,7 @@ pub(crate) async fn one_regenerate_wins(fixture: &Fixture) {
         let mut racing = JoinSet::new();
         for caller in 0..callers {
             let (sessions, id) = (sessions[caller % 2].clone(), old.clone());
-            racing.spawn(async move { sessions.regenerate(&id, Regenerate::default()).await.unwrap() });
+            racing.spawn(async move { sessions.regenerate(&id, Regenerate::default(), |_| true).await.unwrap() });
         }
         let winners: Vec<Session> = racing.join_all().await.into_iter().flatten().collect();
         assert_eq!(winners.len(), 1, "round {round}");
@@ -148,7 +148,7 @@ pub(crate) async fn a_regenerate_carries_a_racing_update(fixture: &Fixture) {
         if round % 2 > 0 {
             tokio::task::yield_now().await;
         }
-        let new = sessions[0].regenerate(&old, Regenerate::default()).await.unwrap().unwrap();
+        let new = sessions[0].regenerate(&old, Regenerate::default(), |_| true).await.unwrap().unwrap();
         let written: u64 = update.await.unwrap();
         assert_eq!(data(&sessions[0], &new.id).await["n"], json!(written), "round {round}");
     }
@@ -207,7 +207,7 @@ pub(crate) async fn revoking_a_user_reaches_a_session_that_is_being_regenerated(
         let old = issue(&sessions[0], "u").await.id;
         let (regenerating, id) = (sessions[1].clone(), old.clone());
         let regenerated =
-            tokio::spawn(async move { regenerating.regenerate(&id, Regenerate::default()).await.unwrap() });
+            tokio::spawn(async move { regenerating.regenerate(&id, Regenerate::default(), |_| true).await.unwrap() });
         if round % 2 > 0 {
             tokio::task::yield_now().await;
         }
@@ -219,4 +219,32 @@ pub(crate) async fn revoking_a_user_reaches_a_session_that_is_being_regenerated(
         }
         assert!(sessions[0].list("u", None, 10).await.unwrap().is_empty(), "round {round}");
     }
+}
+
+/// More sessions than one listing takes, and all of them on the move.
+pub(crate) async fn revoking_a_user_reaches_sessions_that_move_in_the_listing(fixture: &Fixture) {
+    let sessions = fixture.sessions();
+    let mut issuing = JoinSet::new();
+    for n in 0..2_300 {
+        let sessions = sessions[n % 2].clone();
+        issuing.spawn(async move { issue(&sessions, "u").await.id });
+        if issuing.len() >= 64 {
+            issuing.join_next().await.unwrap().unwrap();
+        }
+    }
+    issuing.join_all().await;
+    let ids: Vec<Id> =
+        sessions[0].list("u", None, 5_000).await.unwrap().into_iter().map(|session| session.id).collect();
+    assert_eq!(ids.len(), 2_300);
+    let (touching, last) = (sessions[1].clone(), ids.clone());
+    let touches = tokio::spawn(async move {
+        for id in last.iter().rev() {
+            touching.resolve(id, Touch::Force).await.unwrap();
+        }
+    });
+    sessions[0].revoke_user("u", Some(&ids[7])).await.unwrap();
+    let left = sessions[0].list("u", None, 5_000).await.unwrap();
+    assert_eq!(left.iter().map(|session| &session.id).collect::<Vec<_>>(), [&ids[7]]);
+    touches.await.unwrap();
+    assert_eq!(sessions[0].list("u", None, 5_000).await.unwrap().len(), 1);
 }

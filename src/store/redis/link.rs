@@ -102,6 +102,7 @@ async fn keep(
                 }
                 away = true;
                 let _ = keeper.send(None);
+                sleep(PAUSE).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut away, true) {
@@ -129,15 +130,19 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
         .set_pipeline_buffer_size(QUEUE);
     let attempt = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let info: redis::RedisResult<InfoDict> = redis::cmd("INFO").query_async(&mut connection).await;
-        Ok::<_, RedisError>((connection, info))
+        let info = match redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await {
+            Ok(info) => Some(info),
+            // A user that may not ask (an ACL) is believed.
+            Err(error) if error.code().is_some() => None,
+            Err(error) => return Err(error),
+        };
+        Ok((connection, info))
     };
     let (connection, info) = timeout(DEADLINE, attempt)
         .await
         .map_err(|_| Error::Unavailable("no answer".into()))?
         .map_err(|error| Error::Unavailable(reason(&error)))?;
-    // A user that may not ask (an ACL) is believed.
-    if let Ok(info) = info {
+    if let Some(info) = info {
         check(&info)?;
     }
     Ok(connection)
