@@ -84,9 +84,15 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ops::contract))
 }
 
-/// The API as a service: the routes, and around them, from the outside in, the guard and the catching of panics.
+/// The API as a service.
 pub fn router(app: App) -> Router {
     let (router, _) = routes().split_for_parts();
+    around(router, app)
+}
+
+/// What stands around the routes, from the outside in: the guard, the catching of panics, and the answers to what is no
+/// route.
+fn around(router: Router<App>, app: App) -> Router {
     router
         .fallback(async || Error::not_found())
         .method_not_allowed_fallback(async || Error::method_not_allowed())

@@ -138,3 +138,24 @@ fn an_outage_is_logged_when_it_begins_and_when_it_is_over() {
     assert_eq!(log.matches("Redis is away").count(), 2, "{log}");
     assert_eq!(log.matches("Redis is back").count(), 2, "{log}");
 }
+
+#[test]
+fn a_redis_url_says_user_password_and_database() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    redis::cmd("CONFIG").arg("SET").arg("port").arg(port).exec(&mut connection).unwrap();
+    redis::cmd("ACL").arg(&["SETUSER", "app", "on", ">p@ss:word/", "~*", "+@all"]).exec(&mut connection).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("redis://app:p%40ss%3Aword%2F@127.0.0.1:{port}/3");
+    let server = Sessiond::start(folder.path(), &["--store", &url, "--secret", SECRET]);
+    assert!(server.resolve(&server.issue()).starts_with("HTTP/1.1 200"));
+    let keys = |database: i64, connection: &mut redis::Connection| {
+        redis::cmd("SELECT").arg(database).exec(connection).unwrap();
+        redis::cmd("DBSIZE").query::<i64>(connection).unwrap()
+    };
+    assert_eq!((keys(3, &mut connection), keys(0, &mut connection)), (2, 0));
+    let wrong = Sessiond::start(folder.path(), &["--store", &url.replace("word", "wort"), "--secret", SECRET]);
+    assert!(wrong.curl("/readyz", &[]).starts_with("HTTP/1.1 503"));
+    assert!(wrong.log().contains("authentication failed") && !wrong.log().contains("wort"), "{}", wrong.log());
+}
