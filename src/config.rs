@@ -1,25 +1,24 @@
 //! The command line and the environment: one struct a concern, its combinations checked once.
 
 mod duration;
+mod listen;
 mod secret;
+mod session;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
 use secrecy::SecretString;
 
 use crate::clock::Ms;
 use crate::cookie::{Attributes, Priority, SameSite, SetCookie};
-use crate::session::{MAX_SPAN, MIN_SPAN, Policy};
+use crate::session::Policy;
 use crate::store::StoreUrl;
 
+pub use listen::Listen;
 pub use secret::fresh as fresh_secret;
-
-/// The most that `--max-data-bytes` may be.
-const MAX_DATA_BYTES: usize = 4 * 1024 * 1024;
+pub use session::Session;
 
 /// Everything that `sessiond serve` is told. `Debug` and `--help` print no secret.
 #[derive(Debug, Clone, Args)]
@@ -146,45 +145,6 @@ pub struct Cookie {
     pub cookie_priority: Option<Priority>,
 }
 
-/// The rules of sessions. Durations are written 30s, 24h, 400d, or as a bare number of milliseconds.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Session (durations: 30s, 24h, 400d, or milliseconds)")]
-pub struct Session {
-    /// Time without a touch until a session expires: Express's cookie.maxAge
-    #[arg(long, env = "SESSIOND_IDLE_TIMEOUT", default_value = "24h", value_parser = duration::parse, value_name = "DURATION")]
-    pub idle_timeout: Ms,
-    /// The longest idle timeout that an issuer may ask for
-    #[arg(long, env = "SESSIOND_MAX_IDLE_TIMEOUT", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
-    pub max_idle_timeout: Ms,
-    /// Time from issue until a session ends, whatever happens
-    #[arg(long, env = "SESSIOND_LIFETIME", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
-    pub lifetime: Ms,
-    /// The longest lifetime that an issuer may ask for
-    #[arg(long, env = "SESSIOND_MAX_LIFETIME", default_value = "400d", value_parser = duration::parse, value_name = "DURATION")]
-    pub max_lifetime: Ms,
-    /// How old a touch is before a resolve writes the next one; never more than a tenth of the idle timeout
-    #[arg(long, env = "SESSIOND_TOUCH_AFTER", default_value = "1m", value_parser = duration::parse, value_name = "DURATION")]
-    pub touch_after: Ms,
-    /// When a touch is written, move the cookie's expiry too
-    #[arg(long, env = "SESSIOND_ROLLING", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
-    pub rolling: bool,
-    /// Write updates that change nothing
-    #[arg(long, env = "SESSIOND_RESAVE", default_value_t = false, action = ArgAction::Set, value_name = "BOOL")]
-    pub resave: bool,
-    /// Store sessions that have neither a user nor data
-    #[arg(long, env = "SESSIOND_SAVE_UNINITIALIZED", default_value_t = false, action = ArgAction::Set, value_name = "BOOL")]
-    pub save_uninitialized: bool,
-    /// Leave Expires off the cookie, so that it ends with the browser; the idle timeout holds all the same
-    #[arg(long, env = "SESSIOND_BROWSER_SESSION", default_value_t = false, action = ArgAction::Set, value_name = "BOOL")]
-    pub browser_session: bool,
-    /// JSON Pointer to the user's id in the data, as in /passport/user; without it the data holds no user
-    #[arg(long, env = "SESSIOND_USER_POINTER", value_name = "POINTER")]
-    pub user_pointer: Option<String>,
-    /// The most that a session's data may take as JSON
-    #[arg(long, env = "SESSIOND_MAX_DATA_BYTES", default_value_t = 65_536, value_name = "BYTES")]
-    pub max_data_bytes: usize,
-}
-
 /// What is logged, to standard error. No log has a cookie, a secret or a key in it.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]
@@ -215,15 +175,6 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// An address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// HOST:PORT.
-    Tcp(SocketAddr),
-    /// unix:PATH.
-    Unix(PathBuf),
 }
 
 /// A configuration that holds together.
@@ -310,97 +261,8 @@ impl Cookie {
     }
 }
 
-impl Session {
-    fn policy(&self) -> Result<Policy, String> {
-        bounds("--max-idle-timeout", self.max_idle_timeout, MIN_SPAN, MAX_SPAN)?;
-        bounds("--max-lifetime", self.max_lifetime, MIN_SPAN, MAX_SPAN)?;
-        bounds("--idle-timeout", self.idle_timeout, MIN_SPAN, MAX_SPAN)?;
-        bounds("--lifetime", self.lifetime, MIN_SPAN, MAX_SPAN)?;
-        bounds("--touch-after", self.touch_after, 0, MAX_SPAN)?;
-        for (flag, value, max) in [
-            ("--idle-timeout", self.idle_timeout, self.max_idle_timeout),
-            ("--lifetime", self.lifetime, self.max_lifetime),
-        ] {
-            if value > max {
-                let name = flag.trim_start_matches("--");
-                return Err(format!(
-                    "{flag} is longer than --max-{name} ({max} ms): raise --max-{name} or shorten {flag}"
-                ));
-            }
-        }
-        if !(2..=MAX_DATA_BYTES).contains(&self.max_data_bytes) {
-            return Err(format!("--max-data-bytes is {}: use 2 to {MAX_DATA_BYTES}", self.max_data_bytes));
-        }
-        let user_pointer = match self.user_pointer.as_deref() {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|why| format!("--user-pointer {text:?}: {why}"))?),
-        };
-        Ok(Policy {
-            idle_timeout: self.idle_timeout,
-            max_idle_timeout: self.max_idle_timeout,
-            lifetime: self.lifetime,
-            max_lifetime: self.max_lifetime,
-            touch_after: self.touch_after,
-            rolling: self.rolling,
-            resave: self.resave,
-            save_uninitialized: self.save_uninitialized,
-            browser_session: self.browser_session,
-            user_pointer,
-            max_data_bytes: self.max_data_bytes,
-        })
-    }
-}
-
 fn bounds(flag: &str, value: Ms, min: Ms, max: Ms) -> Result<(), String> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(format!("{flag} is {value} ms: use {min} to {max} ms")) }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err("name a path, as in unix:/run/sessiond.sock".into())
-            } else {
-                Ok(Self::Unix(path.into()))
-            };
-        }
-        let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-        local
-            .as_deref()
-            .unwrap_or(text)
-            .parse()
-            .map(Self::Tcp)
-            .map_err(|_| "write it like 127.0.0.1:8080, [::1]:8080 or unix:/run/sessiond.sock".into())
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl Listen {
-    /// The address to reach this one at from the same machine.
-    #[must_use]
-    pub fn local(&self) -> Self {
-        match self {
-            Self::Tcp(address) if address.ip().is_unspecified() => {
-                let ip = if address.is_ipv4() {
-                    IpAddr::from([127, 0, 0, 1])
-                } else {
-                    IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
-                };
-                Self::Tcp(SocketAddr::new(ip, address.port()))
-            }
-            other => other.clone(),
-        }
-    }
 }
 
 impl fmt::Debug for Storage {

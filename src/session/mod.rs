@@ -2,6 +2,7 @@
 //!
 //! Knows no HTTP, no Redis and no SQL. `now` is read once per verb, here, and handed down.
 
+mod by_user;
 mod change;
 mod data;
 mod error;
@@ -9,6 +10,7 @@ mod id;
 mod policy;
 mod record;
 mod regenerate;
+mod update;
 mod user;
 
 pub use change::{Change, MAX_OPERATIONS};
@@ -20,7 +22,6 @@ pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -31,7 +32,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Ms};
 use crate::cookie::Attributes;
-use crate::store::{Entry, Listed, Outcome, Store};
+use crate::store::{Entry, Outcome, Store};
 
 /// How often a write is tried again when another one came first. Each lost race is another writer's win, so this
 /// many writers of one session at once all get through.
@@ -198,53 +199,6 @@ impl Sessions {
         }
     }
 
-    /// Changes the session's data by compare-and-set, and touches it. None when there is no such session.
-    ///
-    /// `if_match` is asked for the session as it is before the change; a no ends the call.
-    ///
-    /// # Errors
-    /// [`Error::PreconditionFailed`], [`Error::PatchConflict`], and [`Error::Invalid`] when the outcome breaks a rule
-    /// or would change the user, who is bound only by issue and regenerate.
-    pub async fn update(
-        &self,
-        id: &Id,
-        change: &Change,
-        if_match: impl Fn(&Session) -> bool + Send + Sync,
-    ) -> Result<Option<Session>, Error> {
-        let now = self.now();
-        let policy = self.policy();
-        for _ in 0..MAX_RACES {
-            let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
-            let before = self.session(id, &loaded.record, loaded.standing, false);
-            if !if_match(&before) {
-                return Err(Error::PreconditionFailed);
-            }
-            let map = loaded.record.data.to_map()?;
-            let changed = change.apply(map.clone(), policy.max_data_bytes)?;
-            if changed == map && !policy.resave {
-                return if loaded.standing.touch_due { self.extend(id, loaded, now).await } else { Ok(Some(before)) };
-            }
-            let mut record = loaded.record;
-            record.data = Data::new(&changed, "", policy.max_data_bytes)?;
-            if self.user_of(&record) != before.user_id {
-                let detail = "an update may not change the user: use POST /v1/session/regenerate with user_id, which also gives the session a new id";
-                return Err(Error::invalid("user-is-bound", "", detail));
-            }
-            let expires_at = policy::expiry(loaded.standing.idle_timeout, loaded.standing.lifetime_ends_at, now);
-            record.stamp(now, expires_at);
-            let entry = Entry { record: &record.encode(), user_id: before.user_id.as_deref(), expires_at };
-            match self.store().replace(id.as_str(), &loaded.bytes, entry, now).await? {
-                Outcome::Applied => {
-                    let standing = Standing { touched_at: now, expires_at, touch_due: false, ..loaded.standing };
-                    return Ok(Some(self.session(id, &record, standing, true)));
-                }
-                Outcome::Missing => return Ok(None),
-                Outcome::Changed => {}
-            }
-        }
-        Err(Error::Contention)
-    }
-
     /// Ends the session. Says whether there was one.
     ///
     /// # Errors
@@ -252,59 +206,6 @@ impl Sessions {
     pub async fn revoke(&self, id: &Id) -> Result<bool, Error> {
         let outcome = self.store().remove(id.as_str(), None, None, self.now()).await?;
         Ok(outcome == Outcome::Applied)
-    }
-
-    /// Ends every session of a user but `except`; says how many. Every session that was acknowledged before this
-    /// began is dead when it answers, under whatever id a concurrent regenerate has given it.
-    ///
-    /// # Errors
-    /// [`Error::Store`]: some may have ended; ask again.
-    pub async fn revoke_user(&self, user_id: &str, except: Option<&Id>) -> Result<u64, Error> {
-        let (sessions, user_id, except) = (self.clone(), user_id.to_owned(), except.cloned());
-        // A caller that hangs up does not stop it halfway.
-        finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
-    }
-
-    /// Always from the top: a session that is touched or regenerated meanwhile moves there.
-    async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<u64, Error> {
-        let mut revoked = 0;
-        let mut spared = HashSet::new();
-        loop {
-            let now = self.now();
-            let limit = STEP + spared.len();
-            let rows = self.store().list_by_user(user_id, None, limit, now).await?;
-            let mut again = rows.len() == limit;
-            for row in rows {
-                if except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(&row, user_id) {
-                    spared.insert(row.id);
-                    continue;
-                }
-                match self.store().remove(&row.id, None, Some(user_id), now).await? {
-                    Outcome::Applied => revoked += 1,
-                    // Gone since it was listed: perhaps regenerated, and then its successor is listed now.
-                    _ => again = true,
-                }
-            }
-            if !again {
-                return Ok(revoked);
-            }
-        }
-    }
-
-    /// The live sessions of a user, the latest expiry first, `limit` at most; `after` is the last of the page before.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Vec<Session>, Error> {
-        let now = self.now();
-        let rows = self.store().list_by_user(user_id, after, limit, now).await?;
-        let sessions = rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
-            let id = Id::parse(&row.id)?;
-            let record = Record::decode(&row.found.record).ok()?;
-            let standing = self.policy().standing(&record, row.found.expires_at, now)?;
-            Some(self.session(&id, &record, standing, false))
-        });
-        Ok(sessions.collect())
     }
 
     /// Frees what expired sessions take up in the store, in small steps; says how many.
@@ -320,12 +221,6 @@ impl Sessions {
                 return Ok(purged);
             }
         }
-    }
-
-    /// Whether a listed entry is still the user's: an Express that logs somebody else in under the same id changes the
-    /// record, and knows of no index. What cannot be read counts as theirs.
-    fn is_of(&self, row: &Listed, user_id: &str) -> bool {
-        Record::decode(&row.found.record).map_or(true, |record| self.user_of(&record).as_deref() == Some(user_id))
     }
 
     fn store(&self) -> &dyn Store {

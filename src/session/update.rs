@@ -1,0 +1,53 @@
+//! Update: changing the data without losing another caller's change.
+
+use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions, Standing, policy};
+use crate::store::{Entry, Outcome};
+
+impl Sessions {
+    /// Changes the session's data by compare-and-set, and touches it. None when there is no such session.
+    ///
+    /// `if_match` is asked for the session as it is before the change; a no ends the call.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`], [`Error::PatchConflict`], and [`Error::Invalid`] when the outcome breaks a rule
+    /// or would change the user, who is bound only by issue and regenerate.
+    pub async fn update(
+        &self,
+        id: &Id,
+        change: &Change,
+        if_match: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<Option<Session>, Error> {
+        let now = self.now();
+        let policy = self.policy();
+        for _ in 0..MAX_RACES {
+            let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
+            let before = self.session(id, &loaded.record, loaded.standing, false);
+            if !if_match(&before) {
+                return Err(Error::PreconditionFailed);
+            }
+            let map = loaded.record.data.to_map()?;
+            let changed = change.apply(map.clone(), policy.max_data_bytes)?;
+            if changed == map && !policy.resave {
+                return if loaded.standing.touch_due { self.extend(id, loaded, now).await } else { Ok(Some(before)) };
+            }
+            let mut record = loaded.record;
+            record.data = Data::new(&changed, "", policy.max_data_bytes)?;
+            if self.user_of(&record) != before.user_id {
+                let detail = "an update may not change the user: use POST /v1/session/regenerate with user_id, which also gives the session a new id";
+                return Err(Error::invalid("user-is-bound", "", detail));
+            }
+            let expires_at = policy::expiry(loaded.standing.idle_timeout, loaded.standing.lifetime_ends_at, now);
+            record.stamp(now, expires_at);
+            let entry = Entry { record: &record.encode(), user_id: before.user_id.as_deref(), expires_at };
+            match self.store().replace(id.as_str(), &loaded.bytes, entry, now).await? {
+                Outcome::Applied => {
+                    let standing = Standing { touched_at: now, expires_at, touch_due: false, ..loaded.standing };
+                    return Ok(Some(self.session(id, &record, standing, true)));
+                }
+                Outcome::Missing => return Ok(None),
+                Outcome::Changed => {}
+            }
+        }
+        Err(Error::Contention)
+    }
+}
