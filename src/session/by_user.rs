@@ -6,6 +6,15 @@ use super::{Error, Id, Record, STEP, Session, Sessions, finish};
 use crate::clock::Ms;
 use crate::store::{Listed, Outcome};
 
+/// One page of a user's sessions.
+#[derive(Debug)]
+pub struct Listing {
+    /// Those that are live.
+    pub sessions: Vec<Session>,
+    /// Where the next page begins; None: this was the last.
+    pub next: Option<(Ms, String)>,
+}
+
 impl Sessions {
     /// Ends every session of a user but `except`; says how many. Every session that was acknowledged before this
     /// began is dead when it answers, under whatever id a concurrent regenerate has given it.
@@ -44,20 +53,23 @@ impl Sessions {
         }
     }
 
-    /// The live sessions of a user, the latest expiry first, `limit` at most; `after` is the last of the page before.
+    /// The live sessions of a user, the latest expiry first; `after` is the `next` of the page before. A page is of
+    /// `limit` rows of the store: it may show fewer, and is not the last for that.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Vec<Session>, Error> {
+    pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Listing, Error> {
         let now = self.now();
         let rows = self.store().list_by_user(user_id, after, limit, now).await?;
+        let last = rows.last().filter(|_| rows.len() == limit);
+        let next = last.map(|row| (row.rank, row.id.clone()));
         let sessions = rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
             let id = Id::parse(&row.id)?;
             let record = Record::decode(&row.found.record).ok()?;
             let standing = self.policy().standing(&record, row.found.expires_at, now)?;
             Some(self.session(&id, &record, standing, false))
         });
-        Ok(sessions.collect())
+        Ok(Listing { sessions: sessions.collect(), next })
     }
 
     /// Whether a listed entry is still the user's: an Express that logs somebody else in under the same id changes the

@@ -13,6 +13,7 @@ mod regenerate;
 mod update;
 mod user;
 
+pub use by_user::Listing;
 pub use change::{Change, MAX_OPERATIONS};
 pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};
 pub use error::Error;

@@ -17,10 +17,10 @@ async fn a_session_that_changed_hands_is_no_longer_its_former_users() {
     let record = r#"{"cookie":{"originalMaxAge":60000},"passport":{"user":"eve"}}"#;
     let mut redis = fixture.redis.as_ref().unwrap().connection();
     redis::cmd("SET").arg(format!("sess:{id}")).arg(record).arg("EX").arg(60).exec(&mut redis).unwrap();
-    assert!(sessions.list("ada", None, 10).await.unwrap().is_empty());
+    assert!(sessions.list("ada", None, 10).await.unwrap().sessions.is_empty());
     assert_eq!(sessions.revoke_user("ada", None).await.unwrap(), 0);
     assert_eq!(sessions.resolve(&id, Touch::Force).await.unwrap().unwrap().user_id.as_deref(), Some("eve"));
     // Since it was touched, it is in the index of the user whom it names.
-    assert_eq!(sessions.list("eve", None, 10).await.unwrap().len(), 1);
+    assert_eq!(sessions.list("eve", None, 10).await.unwrap().sessions.len(), 1);
     assert_eq!(sessions.revoke_user("eve", None).await.unwrap(), 1);
 }

@@ -86,7 +86,7 @@ where
         }
         assert!(look(&sessions[0], &id).await.is_none(), "round {round}: revived");
     }
-    assert_eq!(sessions[0].list("u", None, 10).await.unwrap().len(), 0);
+    assert_eq!(sessions[0].list("u", None, 10).await.unwrap().sessions.len(), 0);
 }
 
 pub(crate) async fn an_update_never_revives(fixture: &Fixture) {
@@ -120,7 +120,7 @@ pub(crate) async fn one_regenerate_wins(fixture: &Fixture) {
         let winners: Vec<Session> = racing.join_all().await.into_iter().flatten().collect();
         assert_eq!(winners.len(), 1, "round {round}");
         assert!(look(&sessions[1], &old).await.is_none(), "round {round}");
-        let listed = sessions[0].list("u", None, 200).await.unwrap();
+        let listed = sessions[0].list("u", None, 200).await.unwrap().sessions;
         assert_eq!(
             listed.iter().map(|session| &session.id).collect::<Vec<_>>(),
             [&winners[0].id],
@@ -180,7 +180,7 @@ pub(crate) async fn revoking_a_user_reaches_every_acknowledged_session(fixture: 
         }
         issuers.join_all().await;
         let listed: HashSet<Id> =
-            sessions[0].list("u", None, 1000).await.unwrap().into_iter().map(|session| session.id).collect();
+            sessions[0].list("u", None, 1000).await.unwrap().sessions.into_iter().map(|session| session.id).collect();
         let all = acknowledged.lock().unwrap().clone();
         for id in all {
             assert_eq!(
@@ -195,9 +195,9 @@ pub(crate) async fn revoking_a_user_reaches_every_acknowledged_session(fixture: 
         }
         let kept = listed.iter().next().cloned();
         sessions[0].revoke_user("u", kept.as_ref()).await.unwrap();
-        assert_eq!(sessions[1].list("u", None, 1000).await.unwrap().len(), usize::from(kept.is_some()));
+        assert_eq!(sessions[1].list("u", None, 1000).await.unwrap().sessions.len(), usize::from(kept.is_some()));
         sessions[0].revoke_user("u", None).await.unwrap();
-        assert!(sessions[1].list("u", None, 1000).await.unwrap().is_empty());
+        assert!(sessions[1].list("u", None, 1000).await.unwrap().sessions.is_empty());
     }
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn revoking_a_user_reaches_a_session_that_is_being_regenerated(
         if let Some(survivor) = survivor {
             assert!(look(&sessions[0], &survivor.id).await.is_none(), "round {round}: it lives on under a new id");
         }
-        assert!(sessions[0].list("u", None, 10).await.unwrap().is_empty(), "round {round}");
+        assert!(sessions[0].list("u", None, 10).await.unwrap().sessions.is_empty(), "round {round}");
     }
 }
 
@@ -234,7 +234,7 @@ pub(crate) async fn revoking_a_user_reaches_sessions_that_move_in_the_listing(fi
     }
     issuing.join_all().await;
     let ids: Vec<Id> =
-        sessions[0].list("u", None, 5_000).await.unwrap().into_iter().map(|session| session.id).collect();
+        sessions[0].list("u", None, 5_000).await.unwrap().sessions.into_iter().map(|session| session.id).collect();
     assert_eq!(ids.len(), 2_300);
     let (touching, last) = (sessions[1].clone(), ids.clone());
     let touches = tokio::spawn(async move {
@@ -243,8 +243,8 @@ pub(crate) async fn revoking_a_user_reaches_sessions_that_move_in_the_listing(fi
         }
     });
     sessions[0].revoke_user("u", Some(&ids[7])).await.unwrap();
-    let left = sessions[0].list("u", None, 5_000).await.unwrap();
+    let left = sessions[0].list("u", None, 5_000).await.unwrap().sessions;
     assert_eq!(left.iter().map(|session| &session.id).collect::<Vec<_>>(), [&ids[7]]);
     touches.await.unwrap();
-    assert_eq!(sessions[0].list("u", None, 5_000).await.unwrap().len(), 1);
+    assert_eq!(sessions[0].list("u", None, 5_000).await.unwrap().sessions.len(), 1);
 }
