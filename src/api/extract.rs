@@ -9,9 +9,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use json_patch::PatchOperation;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::App;
@@ -122,8 +124,11 @@ impl FromRequest<App> for Patch {
         let media_type = media_type(request.headers());
         let body = read(request, app).await?;
         match media_type.as_deref() {
-            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(patch))),
-            Some(JSON_PATCH) => parse(&body).map(|patch| Self(Change::Patch(patch))),
+            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(Value::Object(patch)))),
+            Some(JSON_PATCH) => {
+                let operations: Vec<Object<PatchOperation>> = parse(&body)?;
+                Ok(Self(Change::Patch(operations.into_iter().map(|Object(operation)| operation).collect())))
+            }
             _ => {
                 let accepted = HeaderValue::from_static("application/merge-patch+json, application/json-patch+json");
                 Err(unsupported(&format!("send the patch as {MERGE_PATCH} or {JSON_PATCH}"))

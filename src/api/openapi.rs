@@ -98,6 +98,7 @@ impl PartialSchema for JsonPatch {
             .item(one("test", &[value]));
         ArrayBuilder::new()
             .items(operation)
+            .description(Some("What it makes of the data has to be data again: an object, within the same limits"))
             .max_items(Some(MAX_OPERATIONS))
             .examples([serde_json::json!([{"op": "add", "path": "/theme", "value": "light"}])])
             .into()

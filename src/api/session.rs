@@ -103,7 +103,7 @@ pub(super) async fn resolve(
 /// This is logout. The answer clears the browser's cookie, also when there was no session.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "session", security(("cookie" = []), ()),
-    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    params(("If-Match" = Option<String>, Header, nullable = false, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 204, description = "There is no such session any more", headers(("Set-Cookie" = String, description = "Makes the browser forget the cookie"))),
         (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
@@ -128,7 +128,7 @@ pub(super) async fn revoke(
 /// once both win. The user stays who they are; see regenerate.
 #[utoipa::path(
     patch, path = "/v1/session/data", tag = "session", security(("cookie" = [])),
-    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    params(("If-Match" = Option<String>, Header, nullable = false, description = "Only when the session's ETag is one of these (RFC 9110)")),
     request_body(content(
         (super::openapi::MergePatch = "application/merge-patch+json"),
         (super::openapi::JsonPatch = "application/json-patch+json"),
@@ -155,7 +155,7 @@ pub(super) async fn update(
 /// Replace the data
 #[utoipa::path(
     put, path = "/v1/session/data", tag = "session", security(("cookie" = [])),
-    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    params(("If-Match" = Option<String>, Header, nullable = false, description = "Only when the session's ETag is one of these (RFC 9110)")),
     request_body(content = super::openapi::Data),
     responses(
         (status = 200, description = "The session as it is now", body = Body, headers(("ETag" = String, description = "Names user and data"))),
@@ -181,7 +181,7 @@ pub(super) async fn replace(
 /// Extends it now, whether or not that is due.
 #[utoipa::path(
     post, path = "/v1/session/touch", tag = "session", security(("cookie" = [])),
-    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    params(("If-Match" = Option<String>, Header, nullable = false, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 200, description = "Extended", body = Body, headers(("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
@@ -202,7 +202,7 @@ pub(super) async fn touch(State(app): State<App>, Opened(id): Opened, if_match: 
 #[utoipa::path(
     post, path = "/v1/session/regenerate", tag = "session", security(("cookie" = [])),
     request_body(content = Option<Regeneration>, description = "May be left out"),
-    params(("If-Match" = Option<String>, Header, description = "Only when the session's ETag is one of these (RFC 9110)")),
+    params(("If-Match" = Option<String>, Header, nullable = false, description = "Only when the session's ETag is one of these (RFC 9110)")),
     responses(
         (status = 200, description = "The session under its new id", body = Body, headers(("Set-Cookie" = String, description = "The new cookie"), ("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),

@@ -1,6 +1,6 @@
 //! Changes to a session's data: whole, by merge patch (RFC 7396) or by JSON Patch (RFC 6902).
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
 use super::Error;
@@ -20,7 +20,7 @@ pub enum Change {
     /// RFC 7396: objects merge, null deletes, everything else replaces.
     Merge(Value),
     /// RFC 6902: all operations or none.
-    Patch(Patch),
+    Patch(Vec<PatchOperation>),
 }
 
 impl Change {
@@ -44,7 +44,11 @@ impl Change {
 
 /// One operation at a time, each looked at before it is done: `copy` can double the size and the depth of the document
 /// with every step, and deep documents overflow the stack of whatever walks them.
-fn apply_patch(patch: &Patch, data: Map<String, Value>, max_bytes: usize) -> Result<Map<String, Value>, Error> {
+fn apply_patch(
+    patch: &[PatchOperation],
+    data: Map<String, Value>,
+    max_bytes: usize,
+) -> Result<Map<String, Value>, Error> {
     if patch.len() > MAX_OPERATIONS {
         let detail = format!("a patch may have {MAX_OPERATIONS} operations, and this has {}", patch.len());
         return Err(Error::invalid("patch-too-long", "", detail));
@@ -71,10 +75,18 @@ fn apply_patch(patch: &Patch, data: Map<String, Value>, max_bytes: usize) -> Res
                 Error::invalid("data-too-large", format!("/{position}"), detail)
             })?;
         }
-        json_patch::patch(&mut document, std::slice::from_ref(operation)).map_err(|error| {
-            let why = error.kind;
+        let conflict = |why: &dyn std::fmt::Display| {
             Error::PatchConflict(format!("operation {position} ({}) does not fit the data: {why}", operation.path()))
-        })?;
+        };
+        match operation {
+            PatchOperation::Test(test) => match document.pointer(test.path.as_str()) {
+                Some(value) if equal(value, &test.value) => {}
+                Some(_) => return Err(conflict(&"the value there is another")),
+                None => return Err(conflict(&"there is no value there")),
+            },
+            _ => json_patch::patch(&mut document, std::slice::from_ref(operation))
+                .map_err(|error| conflict(&error.kind))?,
+        }
     }
     object(document).map_err(|_| Error::PatchConflict(NOT_AN_OBJECT.into()))
 }
@@ -85,6 +97,23 @@ fn object(document: Value) -> Result<Map<String, Value>, Error> {
     match document {
         Value::Object(map) => Ok(map),
         _ => Err(Error::invalid("data-not-an-object", "", NOT_AN_OBJECT)),
+    }
+}
+
+/// Equal as RFC 6902 (section 4.6) has it: numbers by value, so 1 is 1.0; to the crate they are not.
+fn equal(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64()
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| equal(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one.iter().all(|(key, value)| other.get(key).is_some_and(|other| equal(value, other)))
+        }
+        _ => one == other,
     }
 }
 
@@ -152,7 +181,8 @@ mod tests {
     #[test]
     fn json_patch_is_all_or_nothing() {
         let change = patch(json!([
-            {"op": "test", "path": "/n", "value": 1},
+            {"op": "test", "path": "/n", "value": 1.0},
+            {"op": "test", "path": "/a", "value": {"b": [1e0, 2]}},
             {"op": "replace", "path": "/n", "value": 2},
             {"op": "add", "path": "/a/b/-", "value": 3},
             {"op": "move", "from": "/a/b/0", "path": "/first"},
@@ -162,6 +192,8 @@ mod tests {
         assert_eq!(changed, json!({"a": {"b": [2, 3]}, "n": 2, "first": 1, "again": 1}));
         for operations in [
             json!([{"op": "test", "path": "/n", "value": 2}]),
+            json!([{"op": "test", "path": "/a", "value": {"b": [1]}}]),
+            json!([{"op": "test", "path": "/none", "value": null}]),
             json!([{"op": "remove", "path": "/none"}]),
             json!([{"op": "add", "path": "/a/b/7", "value": 0}]),
         ] {

@@ -59,13 +59,14 @@ async fn a_wrong_update_changes_nothing() {
     app.merge(&cookie, r#"{"a":"#).await.problem(400, "malformed-json");
     app.merge(&cookie, "").await.problem(400, "malformed-json");
     app.merge(&cookie, "{} {}").await.problem(400, "malformed-json");
-    app.merge(&cookie, "[1]").await.problem(422, "data-not-an-object");
-    app.merge(&cookie, "null").await.problem(422, "data-not-an-object");
+    app.merge(&cookie, "[1]").await.problem(422, "invalid-field");
+    app.merge(&cookie, "null").await.problem(422, "invalid-field");
     app.merge(&cookie, r#"{"save":1}"#).await.problem_at(422, "reserved-name", "/save");
     app.merge(&cookie, &json!({ "a": "x".repeat(1000) }).to_string()).await.problem(422, "data-too-large");
     app.patch(&cookie, r#"[{"op":"remove","path":"/none"}]"#).await.problem(409, "patch-conflict");
     app.patch(&cookie, r#"[{"op":"nop","path":"/n"}]"#).await.problem(422, "invalid-field");
     app.patch(&cookie, r#"[{"op":"add","path":"n","value":1}]"#).await.problem(422, "invalid-field");
+    app.patch(&cookie, r#"[["remove","/n"]]"#).await.problem_at(422, "invalid-field", "/0");
     app.patch(&cookie, r#"{"op":"add"}"#).await.problem(422, "invalid-field");
     app.patch(&cookie, r#"[{"op":"replace","path":"","value":[]}]"#).await.problem(409, "patch-conflict");
     app.replace(&cookie, "").await.problem(400, "malformed-json");
