@@ -50,7 +50,7 @@ pub struct Config {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct Server {
-    /// Address to listen on: HOST:PORT, or unix:PATH
+    /// Address to listen on: IP:PORT, localhost:PORT, or unix:PATH
     #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub listen: Listen,
     /// Serve callers without a key on an address that is not loopback. Only where none but your backends can reach it,

@@ -36,7 +36,7 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// A bound socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// HOST:PORT.
+    /// IP:PORT.
     Tcp(TcpListener),
     /// unix:PATH; the file goes when this does.
     Unix(UnixListener, SocketFile),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// HOST:PORT.
+    /// IP:PORT.
     Tcp(SocketAddr),
     /// unix:PATH.
     Unix(PathBuf),
