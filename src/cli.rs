@@ -1,28 +1,17 @@
 //! The commands: serve (the default), secret, healthcheck.
 
+mod healthcheck;
+mod serve;
+
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::api::{self, App};
-use crate::clock::Clock;
-use crate::config::{Checked, Config, Format, Listen, fresh_secret};
-use crate::server::{self, Listener};
-use crate::session::Sessions;
-use crate::{store, telemetry};
-
-/// How often expired sessions are purged from SQLite.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// How long a health check waits.
-const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
+use self::healthcheck::healthcheck;
+use self::serve::serve;
+use crate::caller::{Key, Scope};
+use crate::config::{Config, Listen, fresh_secret};
 
 /// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
 #[derive(Debug, Parser)]
@@ -44,11 +33,26 @@ enum Command {
     Serve(Box<Config>),
     /// Print a fresh secret for --secret
     Secret,
+    /// Make a key for a caller: prints the key, which is shown only this once, and the line for --api-key
+    Keygen {
+        /// Whose key it is: letters, digits, dots, dashes, underscores
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What it is good for: resolve cookies, work with the sessions that cookies open, or everything
+        #[arg(long, value_name = "SCOPE")]
+        scope: Scope,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the service on this machine whether it can serve (/readyz, so the store counts): exits 0 when it can
     Healthcheck {
         /// Where it listens
         #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: Listen,
+        /// Where it listens for those who run it, when that is another address
+        #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
+        ops_addr: Option<Listen>,
     },
 }
 
@@ -69,7 +73,8 @@ pub fn run() -> ExitCode {
             }
             Ok(())
         }
-        Some(Command::Healthcheck { listen }) => block_on(healthcheck(&listen.local())),
+        Some(Command::Keygen { name, scope, json }) => keygen(&name, scope, json),
+        Some(Command::Healthcheck { listen, ops_addr }) => block_on(healthcheck(&ops_addr.unwrap_or(listen).local())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,6 +83,22 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's product")]
+fn keygen(name: &str, scope: Scope, json: bool) -> Result<(), String> {
+    let (key, line) = Key::generate(name, scope)?;
+    if json {
+        println!("{}", serde_json::json!({ "key": key.expose_secret(), "line": line.to_string() }));
+        return Ok(());
+    }
+    println!("key   {}", key.expose_secret());
+    println!("line  {line}");
+    eprintln!(
+        "Give the key to the caller, who sends it as `Authorization: Bearer KEY`; it is not shown again.\n\
+         Give the line to the service: --api-key, SESSIOND_API_KEY, or a line of --api-key-file (then SIGHUP)."
+    );
+    Ok(())
 }
 
 /// The command line, for which an empty variable is one that is not set, as `${X:-}` in a compose file leaves it. Only
@@ -94,101 +115,6 @@ fn command() -> clap::Command {
 fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("the runtime could not be started: {error}"))?.block_on(work)
-}
-
-async fn serve(config: &Config) -> Result<(), String> {
-    telemetry::start(&config.logs);
-    let checked = config.check()?;
-    if config.check_config {
-        eprintln!("The configuration is good.");
-        return Ok(());
-    }
-    let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open(&checked.store, &checked.key_prefix)
-        .await
-        .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system());
-    let listen = &config.server.listen;
-    let listener = Listener::bind(listen).await.map_err(|error| format!("--listen {listen}: {error}"))?;
-    greet(config, &checked, &listener.address().unwrap_or_else(|| listen.clone()));
-    let purging = tokio::spawn(purge(sessions.clone()));
-    server::serve(listener, api::router(App::new(sessions, &checked, &config.server)), &config.server, stop).await;
-    purging.abort();
-    tracing::info!("stopped");
-    Ok(())
-}
-
-/// Ends at SIGTERM or SIGINT.
-fn stop() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: requests in work may end, new ones are refused");
-    })
-}
-
-/// Purges until the server stops. A pass that fails is logged, and the next one comes.
-async fn purge(sessions: Sessions) {
-    let mut ticks = interval(PURGE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match sessions.purge().await {
-            Ok(0) => {}
-            Ok(purged) => tracing::debug!(purged, "expired sessions were purged"),
-            Err(error) => tracing::warn!(%error, "expired sessions were not purged"),
-        }
-    }
-}
-
-/// Says where things are and what to try.
-fn greet(config: &Config, checked: &Checked, at: &Listen) {
-    let secret = checked
-        .secret_file
-        .as_ref()
-        .map_or("as configured".into(), |file| format!("{} (keep it with the database)", file.display()));
-    if config.logs.log_format == Format::Json {
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %at, store = %checked.store, secret, "serving");
-        return;
-    }
-    let (curl, url) = match at.local() {
-        Listen::Tcp(address) => ("curl".to_owned(), format!("http://{address}")),
-        Listen::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".into()),
-    };
-    let secure = if checked.attributes.secure {
-        "Secure: over HTTPS, and on localhost"
-    } else {
-        "not Secure: also over plain HTTP"
-    };
-    eprintln!(
-        "sessiond {} listens on {at}\n  sessions  {}\n  secret    {secret}\n  cookie    {}, {secure}\n  try       {curl} -i {url}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'\n            {curl} {url}/openapi.yaml",
-        env!("CARGO_PKG_VERSION"),
-        checked.store,
-        checked.attributes.name,
-    );
-}
-
-async fn healthcheck(listen: &Listen) -> Result<(), String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{listen} is not healthy: {error}");
-    let asked = async {
-        match listen {
-            Listen::Tcp(address) => ready(TcpStream::connect(address).await.map_err(|error| failed(&error))?).await,
-            Listen::Unix(path) => ready(UnixStream::connect(path).await.map_err(|error| failed(&error))?).await,
-        }
-        .map_err(|error| failed(&error))
-    };
-    let status = timeout(HEALTHCHECK_TIMEOUT, asked).await.map_err(|_| failed(&"no answer in time"))??;
-    if status.is_success() { Ok(()) } else { Err(failed(&status)) }
-}
-
-async fn ready(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> hyper::Result<hyper::StatusCode> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get("/readyz").header("host", "localhost").body(Empty::<bytes::Bytes>::new());
-    Ok(sender.send_request(request.expect("this is a request")).await?.status())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a session looks like over the wire, and the cookie that goes with it.
 
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -53,6 +53,29 @@ pub(super) struct Body<'a> {
     set_cookie: Option<&'a str>,
 }
 
+impl<'a> Body<'a> {
+    pub(super) fn new(session: &'a Session, set_cookie: Option<&'a str>) -> Result<Self> {
+        let standing = session.standing;
+        Ok(Self {
+            id: session.id.as_str(),
+            user_id: session.user_id.as_deref(),
+            data: serde_json::from_str(session.data.as_str()).map_err(|_| Error::internal())?,
+            created_at: session.created_at.map(rfc3339),
+            touched_at: rfc3339(standing.touched_at),
+            expires_at: rfc3339(standing.expires_at),
+            lifetime_ends_at: standing.lifetime_ends_at.map(rfc3339),
+            idle_timeout_ms: standing.idle_timeout,
+            client: session.client.clone().map(Client::from),
+            set_cookie,
+        })
+    }
+}
+
+/// A response body in JSON.
+pub(super) fn ok(body: &impl Serialize) -> Response {
+    ([(header::CONTENT_TYPE, JSON)], json(body)).into_response()
+}
+
 /// Where a session is issued to; shown in a user's list of sessions
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -97,34 +120,15 @@ pub(super) enum Cookie {
     Updated,
     /// At most the expiry has moved: the cookie follows when `--rolling` says so.
     Touched,
+    /// The answer does not go to the session's browser.
+    Kept,
 }
 
 impl App {
     /// The answer that shows `session`.
     pub(super) fn answer(&self, status: StatusCode, session: &Session, cookie: Cookie) -> Result {
-        let policy = self.sessions.policy();
-        let set = match cookie {
-            Cookie::New => true,
-            Cookie::Updated => session.extended && (policy.rolling || session.persistent),
-            Cookie::Touched => session.extended && policy.rolling,
-        };
-        let set_cookie = set.then(|| {
-            let expires = session.persistent.then_some(session.standing.expires_at);
-            self.set_cookie.set(&self.signer.sign(session.id.as_str()), expires)
-        });
-        let standing = session.standing;
-        let body = Body {
-            id: session.id.as_str(),
-            user_id: session.user_id.as_deref(),
-            data: serde_json::from_str(session.data.as_str()).map_err(|_| Error::internal())?,
-            created_at: session.created_at.map(rfc3339),
-            touched_at: rfc3339(standing.touched_at),
-            expires_at: rfc3339(standing.expires_at),
-            lifetime_ends_at: standing.lifetime_ends_at.map(rfc3339),
-            idle_timeout_ms: standing.idle_timeout,
-            client: session.client.clone().map(Client::from),
-            set_cookie: set_cookie.as_deref(),
-        };
+        let set_cookie = self.set_cookie(session, cookie);
+        let body = Body::new(session, set_cookie.as_deref())?;
         let mut response = (status, json(&body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
@@ -133,6 +137,21 @@ impl App {
             headers.insert(header::SET_COOKIE, sensitive(&set_cookie)?);
         }
         Ok(response)
+    }
+
+    /// The Set-Cookie header that goes with `session`, if one does.
+    pub(super) fn set_cookie(&self, session: &Session, cookie: Cookie) -> Option<String> {
+        let policy = self.sessions.policy();
+        let set = match cookie {
+            Cookie::New => true,
+            Cookie::Updated => session.extended && (policy.rolling || session.persistent),
+            Cookie::Touched => session.extended && policy.rolling,
+            Cookie::Kept => false,
+        };
+        set.then(|| {
+            let expires = session.persistent.then_some(session.standing.expires_at);
+            self.set_cookie.set(&self.signer.sign(session.id.as_str()), expires)
+        })
     }
 
     /// The answer after which the browser has no cookie.

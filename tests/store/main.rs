@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use sessiond::clock::Clock;
 use sessiond::cookie::{Attributes, SameSite};
-use sessiond::session::{MAX_SPAN, Policy, Sessions};
+use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions};
 use sessiond::store::{self, Store};
 
 use redis_server::RedisServer;
@@ -43,8 +43,9 @@ impl Fixture {
 
     /// The sessions as two processes see them.
     fn sessions(&self) -> [Sessions; 2] {
-        let sessions =
-            |store: &Arc<dyn Store>| Sessions::new(Arc::clone(store), policy(), attributes(), Clock::system());
+        let sessions = |store: &Arc<dyn Store>| {
+            Sessions::new(Arc::clone(store), policy(), attributes(), Clock::system(), Arc::default())
+        };
         [sessions(&self.stores[0]), sessions(&self.stores[1])]
     }
 }
@@ -79,6 +80,8 @@ fn policy() -> Policy {
         browser_session: false,
         user_pointer: None,
         max_data_bytes: 65_536,
+        max_sessions_per_user: None,
+        on_limit: OnLimit::EvictOldest,
     }
 }
 

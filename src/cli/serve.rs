@@ -1,0 +1,151 @@
+//! `sessiond serve`: the service, from its configuration to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::api::{self, App};
+use crate::clock::Clock;
+use crate::config::{Checked, Config, Format, Keys, Listen};
+use crate::server::{self, Listener};
+use crate::session::Sessions;
+use crate::store;
+use crate::telemetry::{self, Metrics};
+
+/// How often expired sessions are purged from SQLite.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+
+/// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
+pub(super) async fn serve(config: &Config) -> Result<(), String> {
+    telemetry::start(&config.logs);
+    let checked = config.check()?;
+    if config.check_config {
+        eprintln!("The configuration is good.");
+        return Ok(());
+    }
+    let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
+    let store = store::open(&checked.store, &checked.key_prefix)
+        .await
+        .map_err(|why| format!("--store {}: {why}", checked.store))?;
+    let metrics = Arc::new(Metrics::new());
+    let sessions =
+        Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
+    let app = App::new(sessions.clone(), &checked, &config.server);
+    let listener = bind("--listen", &config.server.listen).await?;
+    let ops = match &config.server.ops_addr {
+        Some(address) => Some(bind("--ops-addr", address).await?),
+        None => None,
+    };
+    let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
+    greet(config, &checked, &listener, ops.as_ref());
+    let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
+    let background = [tokio::spawn(purge(sessions)), tokio::spawn(reloading)];
+    let (stopping, stopped) = watch::channel(false);
+    let stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let main = server::serve(listener, api::router(&app, ops.is_none()), &config.server, &metrics, stopped());
+    let ops = async {
+        if let Some(listener) = ops {
+            server::serve(listener, api::ops_router(&app), &config.server, &metrics, stopped()).await;
+        }
+    };
+    tokio::join!(main, ops, async {
+        stop.await;
+        stopping.send_replace(true);
+    });
+    background.iter().for_each(JoinHandle::abort);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(flag: &str, listen: &Listen) -> Result<Listener, String> {
+    Listener::bind(listen).await.map_err(|error| format!("{flag} {listen}: {error}"))
+}
+
+/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing.
+async fn reload_keys(mut hangups: Signal, keys: Keys, app: App) {
+    while hangups.recv().await.is_some() {
+        match keys.load() {
+            Ok(_) if !keys.has_file() => tracing::warn!("SIGHUP: there is no --api-key-file to read again"),
+            Ok(keys) => {
+                tracing::info!(keys = keys.len(), "SIGHUP: the callers' keys were read again");
+                app.set_keys(keys);
+            }
+            Err(why) => tracing::error!(why, "SIGHUP: the callers' keys stay as they were"),
+        }
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests in work may end, new ones are refused");
+    })
+}
+
+/// Purges until the server stops. A pass that fails is logged, and the next one comes.
+async fn purge(sessions: Sessions) {
+    let mut ticks = interval(PURGE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match sessions.purge().await {
+            Ok(0) => {}
+            Ok(purged) => tracing::debug!(purged, "expired sessions were purged"),
+            Err(error) => tracing::warn!(%error, "expired sessions were not purged"),
+        }
+    }
+}
+
+/// Says where things are and what to try.
+fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>) {
+    let at = &listener.address().unwrap_or_else(|| config.server.listen.clone());
+    let ops = ops.and_then(Listener::address).unwrap_or_else(|| at.clone());
+    let secret = checked
+        .secret_file
+        .as_ref()
+        .map_or("as configured".into(), |file| format!("{} (keep it with the database)", file.display()));
+    let keys = checked.keys.len();
+    if config.logs.log_format == Format::Json {
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, listen = %at, ops = %ops, store = %checked.store, secret, keys, "serving");
+        return;
+    }
+    let secure = if checked.attributes.secure {
+        "Secure: over HTTPS, and on localhost"
+    } else {
+        "not Secure: also over plain HTTP"
+    };
+    let (callers, key) = match keys {
+        0 => ("whoever reaches this address; `sessiond keygen` makes keys".to_owned(), ""),
+        1 => ("who has the key".to_owned(), " -H \"authorization: Bearer $KEY\""),
+        _ => (format!("who has one of the {keys} keys"), " -H \"authorization: Bearer $KEY\""),
+    };
+    eprintln!("sessiond {} listens on {at}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  sessions  {}", checked.store);
+    eprintln!("  secret    {secret}");
+    eprintln!("  cookie    {}, {secure}", checked.attributes.name);
+    eprintln!("  callers   {callers}");
+    let issue = "/v1/sessions -H content-type:application/json -d '{\"user_id\":\"ada\"}'";
+    eprintln!("  try       {}{issue}{key}", curl(at, " -i"));
+    eprintln!("            {}/docs", curl(&ops, ""));
+}
+
+/// How to reach an address by curl, up to where the path begins.
+fn curl(at: &Listen, flags: &str) -> String {
+    match at.local() {
+        Listen::Tcp(address) => format!("curl{flags} http://{address}"),
+        Listen::Unix(path) => format!("curl{flags} --unix-socket {} http://localhost", path.display()),
+    }
+}
