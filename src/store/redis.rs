@@ -56,7 +56,10 @@ static RESERVE_SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         "
 redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
-return 2 * redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])",
+local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'GT')
+return 2 * added",
     )
 });
 
@@ -147,9 +150,10 @@ impl Store for Redis {
         let index = self.index(user_id);
         let mut reserved = false;
         if let Some(limit) = limit {
-            let args = [-(now + UNDER_WAY), -now, now].map(|number| number.to_string());
-            let [under_way, from, to] = args.each_ref().map(String::as_bytes);
-            let args = [id.as_bytes(), under_way, from, to, &limit.to_string().into_bytes()];
+            let limit = Ms::try_from(limit).unwrap_or(Ms::MAX);
+            let numbers = [-(now + UNDER_WAY), -now, now, limit, ttl].map(|number| number.to_string());
+            let [under_way, from, to, limit, ttl] = numbers.each_ref().map(String::as_bytes);
+            let args = [id.as_bytes(), under_way, from, to, limit, ttl];
             match self.invoke(&RESERVE_SCRIPT, &index, &args, deadline).await? {
                 Outcome::Changed => return Ok(Insertion::Full),
                 outcome => reserved = outcome == Outcome::Applied,
@@ -200,6 +204,9 @@ impl Store for Redis {
     }
 
     async fn remove(&self, ids: &[&str], user_id: Option<&str>, _now: Ms) -> Result<usize> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
         let deadline = deadline();
         let mut pipeline = redis::pipe();
         for id in ids {

@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod app;
+mod batch;
+mod by_id;
 mod issue;
+mod keys;
+mod metrics;
 mod options;
 mod problems;
 #[path = "../common/redis_server.rs"]
@@ -10,3 +14,4 @@ mod redis_server;
 mod regenerate;
 mod resolve;
 mod update;
+mod users;

@@ -114,6 +114,51 @@ pub(crate) async fn unknown_ids_create_nothing(fixture: &Fixture) {
     }
 }
 
+pub(crate) async fn several_are_found_and_removed_at_once(fixture: &Fixture) {
+    let store = fixture.store();
+    for id in ["a", "b", "c"] {
+        store.insert(id, entry(id, Some("u"), 60_000), None, now()).await.unwrap();
+    }
+    let found = store.find_many(&["c", "none", "a", "a"], now()).await.unwrap();
+    let found: Vec<Option<Vec<u8>>> = found.into_iter().map(|found| found.map(|found| found.record)).collect();
+    assert_eq!(found, [Some(b"c".to_vec()), None, Some(b"a".to_vec()), Some(b"a".to_vec())]);
+    assert_eq!(store.find_many(&["c"], now()).await.unwrap()[0], store.find("c", now()).await.unwrap());
+    assert!(store.find_many(&[], now()).await.unwrap().is_empty());
+    assert_eq!(store.remove(&["a", "none", "b", "b"], Some("u"), now()).await.unwrap(), 2);
+    assert_eq!(ids(store, "u").await, ["c"]);
+    assert_eq!(store.remove(&[], Some("u"), now()).await.unwrap(), 0);
+}
+
+pub(crate) async fn a_user_has_only_so_many_entries(fixture: &Fixture) {
+    let store = fixture.store();
+    let insert = async |id: &str, user: Option<&'static str>, limit| {
+        store.insert(id, entry(id, user, 60_000), limit, now()).await.unwrap()
+    };
+    assert_eq!(insert("a", Some("u"), Some(2)).await, Insertion::Done);
+    assert_eq!(insert("b", Some("u"), Some(2)).await, Insertion::Done);
+    assert_eq!(insert("c", Some("u"), Some(2)).await, Insertion::Full);
+    assert_eq!(record(store, "c").await, None, "nothing is kept of what did not fit");
+    assert_eq!(insert("c", Some("v"), Some(2)).await, Insertion::Done, "another user has places of their own");
+    assert_eq!(insert("d", None, Some(0)).await, Insertion::Done, "nobody has as many as there are");
+    assert_eq!(insert("e", Some("u"), Some(3)).await, Insertion::Done);
+    assert_eq!(insert("f", Some("u"), None).await, Insertion::Done);
+    store.remove(&["a", "b"], Some("u"), now()).await.unwrap();
+    assert_eq!(insert("g", Some("u"), Some(3)).await, Insertion::Done);
+    // Removed without a word on whose it was: a listing sets that right.
+    store.remove(&["g"], None, now()).await.unwrap();
+    ids(store, "u").await;
+    assert_eq!(insert("h", Some("u"), Some(3)).await, Insertion::Done);
+    // What has expired takes no place.
+    let short = entry("i", Some("w"), 50);
+    store.insert("i", short, Some(1), now()).await.unwrap();
+    pass(short.expires_at).await;
+    assert_eq!(insert("j", Some("w"), Some(1)).await, Insertion::Done);
+    if let Some(redis) = &fixture.redis {
+        let ttl: i64 = redis::cmd("PTTL").arg("sess-user:w").query(&mut redis.connection()).unwrap();
+        assert!(ttl > 50_000, "the index lives as long as its longest member: {ttl}");
+    }
+}
+
 pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
     let store = fixture.store();
     let began = now();

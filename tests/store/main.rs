@@ -43,8 +43,12 @@ impl Fixture {
 
     /// The sessions as two processes see them.
     fn sessions(&self) -> [Sessions; 2] {
+        self.sessions_under(&policy())
+    }
+
+    fn sessions_under(&self, policy: &Policy) -> [Sessions; 2] {
         let sessions = |store: &Arc<dyn Store>| {
-            Sessions::new(Arc::clone(store), policy(), attributes(), Clock::system(), Arc::default())
+            Sessions::new(Arc::clone(store), policy.clone(), attributes(), Clock::system(), Arc::default())
         };
         [sessions(&self.stores[0]), sessions(&self.stores[1])]
     }
@@ -109,6 +113,8 @@ on_every_store!(
     conformance::writes_apply_only_to_what_was_expected,
     conformance::an_expired_entry_is_missing_before_it_is_purged,
     conformance::unknown_ids_create_nothing,
+    conformance::several_are_found_and_removed_at_once,
+    conformance::a_user_has_only_so_many_entries,
     conformance::users_are_listed_page_by_page,
     conformance::the_index_follows_every_write,
     conformance::records_are_bytes,
@@ -122,4 +128,6 @@ on_every_store!(
     races::revoking_a_user_reaches_every_acknowledged_session,
     races::revoking_a_user_reaches_a_session_that_is_being_regenerated,
     races::revoking_a_user_reaches_sessions_that_move_in_the_listing,
+    races::a_limit_holds,
+    races::a_limit_that_rejects_holds,
 );
