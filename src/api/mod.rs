@@ -1,5 +1,6 @@
 //! The HTTP API: every route, and the middleware in order.
 
+mod docs;
 mod error;
 mod extract;
 mod openapi;
@@ -18,6 +19,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -82,6 +84,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::contract))
+        .routes(routes!(docs::page))
+        .route("/docs/{asset}", get(docs::asset))
 }
 
 /// The API as a service.

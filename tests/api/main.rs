@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod app;
+mod docs;
 mod issue;
 mod options;
 mod problems;
