@@ -7,5 +7,14 @@ SwaggerUIBundle({
   deepLinking: true,
   validatorUrl: null,
   supportedSubmitMethods: [],
-  plugins: [{ wrapComponents: { authorizeBtn: nothing, authorizeOperationBtn: nothing } }],
+  plugins: [
+    {
+      statePlugins: { spec: { wrapSelectors: { securityDefinitions: nothing } } },
+      wrapComponents: {
+        authorizeOperationBtn: nothing,
+        // It takes an SPDX expression for the name of one licence, and its link leads nowhere.
+        License: nothing,
+      },
+    },
+  ],
 });
