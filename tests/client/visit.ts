@@ -30,17 +30,26 @@ export async function visit(baseUrl: string) {
   );
   cookie = cookieAfter(loggedIn);
 
-  // Log out: revoke. From now on the cookie opens nothing.
-  await sessiond.DELETE("/v1/session", { headers: { cookie } });
+  // Log out: revoke. Pass on the Set-Cookie header, which makes the browser forget its cookie.
+  const revoked = await sessiond.DELETE("/v1/session", { headers: { cookie } });
+  if (revoked.error) throw failure(revoked.error);
+  const forget = revoked.response.headers.getSetCookie();
+
+  // From now on the cookie opens nothing.
   const { error: refused } = await sessiond.GET("/v1/session", { headers: { cookie } });
 
-  return { issued, resolved, updated, loggedIn, refused };
+  return { issued, resolved, updated, loggedIn, forget, refused };
 }
 
-/** The session that was asked for, or the problem as an error. */
+/** The session of an answer, unless it is a problem. */
 function session({ data, error }: { data?: Session; error?: Problem }): Session {
-  if (data) return data;
-  throw new Error(error ? `${error.code}: ${error.detail}` : "there is nothing to store yet, so there is no session");
+  if (error) throw failure(error);
+  if (!data) throw new Error("there is nothing to store yet, so there is no session");
+  return data;
+}
+
+function failure({ code, detail }: Problem): Error {
+  return new Error(`${code}: ${detail}`);
 }
 
 /** What the browser sends from now on. In a backend: pass `set_cookie` on to it as a Set-Cookie header. */
