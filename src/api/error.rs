@@ -31,7 +31,7 @@ pub(super) struct Problem {
     detail: String,
     /// Where in the request's body the problem is (RFC 6901); absent when it is not about a place in the body
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/user_id")]
+    #[schema(example = "/user_id", nullable = false)]
     pointer: Option<String>,
 }
 

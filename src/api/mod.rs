@@ -1,5 +1,6 @@
 //! The HTTP API: every route, and the middleware in order.
 
+mod docs;
 mod error;
 mod extract;
 mod guard;
@@ -103,7 +104,14 @@ fn routes() -> Vec<(Scope, Route)> {
 
 /// Every route for those who run the service: nobody needs a key, and none tells of a session.
 fn ops_routes() -> Vec<Route> {
-    vec![routes!(ops::livez), routes!(ops::readyz), routes!(ops::metrics), routes!(ops::contract)]
+    vec![
+        routes!(ops::livez),
+        routes!(ops::readyz),
+        routes!(ops::metrics),
+        routes!(ops::contract),
+        routes!(docs::page),
+        routes!(docs::asset),
+    ]
 }
 
 /// The API as a service. `ops`: whether it has the ops routes too.
@@ -142,7 +150,9 @@ pub fn contract() -> String {
     let routes = routes().into_iter().map(|(scope, route)| openapi::guarded(scope, route));
     let router = OpenApiRouter::with_openapi(openapi::Contract::openapi());
     let router = routes.chain(ops_routes()).fold(router, OpenApiRouter::routes);
-    let (_, contract) = router.split_for_parts();
+    let (_, mut contract) = router.split_for_parts();
+    // Only the page itself asks for its parts.
+    contract.paths.paths.remove(docs::ASSET);
     contract.to_yaml().expect("the contract can be written as YAML")
 }
 

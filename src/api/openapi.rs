@@ -79,6 +79,8 @@ pub(super) fn guarded(scope: Scope, mut route: Route) -> Route {
         let operation = operation(item);
         let others = operation.security.take().unwrap_or_else(|| vec![SecurityRequirement::default()]);
         operation.security = Some(others.into_iter().map(|other| other.add("key", [scope.as_str()])).collect());
+        let description = operation.description.take().map(|text| text + "\n\n").unwrap_or_default();
+        operation.description = Some(format!("{description}Scope of the caller's key: `{scope}`."));
         let refused = problem("The caller's key is missing, unknown, or has too narrow a scope");
         operation.responses.responses.insert("403".into(), refused.into());
     }

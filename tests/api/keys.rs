@@ -6,7 +6,7 @@ use sessiond::caller::{Key, Scope};
 use crate::app::{Answer, TestApp};
 
 /// Every call, and the scope that it needs.
-const CALLS: [(&str, &str, Option<Scope>); 20] = [
+const CALLS: [(&str, &str, Option<Scope>); 21] = [
     ("post", "/v1/sessions", Some(Scope::Session)),
     ("post", "/v1/sessions/resolve", Some(Scope::Resolve)),
     ("get", "/v1/session", Some(Scope::Resolve)),
@@ -27,6 +27,7 @@ const CALLS: [(&str, &str, Option<Scope>); 20] = [
     ("get", "/readyz", None),
     ("get", "/metrics", None),
     ("get", "/openapi.yaml", None),
+    ("get", "/docs", None),
 ];
 
 const SCOPES: [Scope; 3] = [Scope::Resolve, Scope::Session, Scope::Admin];
@@ -96,7 +97,7 @@ fn the_contract_names_the_scope_of_every_call() {
     let contract = include_str!("../../openapi.yaml");
     let (mut stated, mut path, mut method) = (BTreeSet::new(), "", "");
     let mut in_paths = false;
-    for line in contract.lines() {
+    for line in contract.lines().filter(|line| !line.is_empty()) {
         match line.len() - line.trim_start().len() {
             0 => in_paths = line == "paths:",
             2 if in_paths => path = line.trim().trim_end_matches(':'),
@@ -113,7 +114,7 @@ fn the_contract_names_the_scope_of_every_call() {
             _ => {}
         }
     }
-    stated.retain(|(_, path, _)| *path != "/docs");
+
     assert_eq!(stated, BTreeSet::from(CALLS));
 }
 

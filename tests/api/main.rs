@@ -4,6 +4,7 @@
 mod app;
 mod batch;
 mod by_id;
+mod docs;
 mod issue;
 mod keys;
 mod metrics;
