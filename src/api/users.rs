@@ -41,6 +41,7 @@ pub(super) struct Paging {
 pub(super) struct Except {
     /// The id of a session that goes on; left out: all end
     #[serde(default)]
+    #[param(min_length = 1, max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     except: Option<String>,
 }
 
@@ -119,7 +120,7 @@ pub(super) async fn list(
         })?),
         None => None,
     };
-    let listing = app.sessions.list(&user_id, after.as_ref().map(|(rank, id)| (*rank, id.as_str())), limit).await?;
+    let listing = app.sessions.list(&user_id, after, limit).await?;
     let current = paging.current.as_deref();
     let sessions = listing.sessions.iter().map(|session| Row::new(session, current)).collect();
     Ok(ok(&Page { sessions, next_cursor: listing.next.map(|(rank, id)| encode(rank, &id)) }))

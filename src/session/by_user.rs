@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Id, Record, STEP, Session, Sessions, finish};
+use super::{Error, Id, Record, Session, Sessions, finish};
 use crate::clock::Ms;
 use crate::store::{Listed, Store};
+
+/// How many sessions of a user are read at once: records may be large.
+const STEP: usize = 200;
 
 /// One page of a user's sessions.
 #[derive(Debug)]
@@ -76,17 +79,26 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Listing, Error> {
+    pub async fn list(&self, user_id: &str, after: Option<(Ms, String)>, limit: usize) -> Result<Listing, Error> {
         let now = self.now();
-        let rows = self.store().list_by_user(user_id, after, limit, now).await?;
-        let next = next(&rows, limit);
-        let sessions = rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
-            let id = Id::parse(&row.id)?;
-            let record = Record::decode(&row.found.record).ok()?;
-            let standing = self.policy().standing(&record, row.found.expires_at, now)?;
-            Some(self.session(&id, &record, standing, false))
-        });
-        Ok(Listing { sessions: sessions.collect(), next })
+        let mut listing = Listing { sessions: Vec::new(), next: after };
+        let mut left = limit;
+        loop {
+            let step = STEP.min(left);
+            let after = listing.next.as_ref().map(|(rank, id)| (*rank, id.as_str()));
+            let rows = self.store().list_by_user(user_id, after, step, now).await?;
+            listing.next = next(&rows, step);
+            left -= rows.len();
+            listing.sessions.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
+                let id = Id::parse(&row.id)?;
+                let record = Record::decode(&row.found.record).ok()?;
+                let standing = self.policy().standing(&record, row.found.expires_at, now)?;
+                Some(self.session(&id, &record, standing, false))
+            }));
+            if left == 0 || listing.next.is_none() {
+                return Ok(listing);
+            }
+        }
     }
 
     /// Everything that the store lists under a user, page by page.

@@ -31,13 +31,13 @@ impl Sessions {
     /// user has as many as they may have, and the policy is to refuse more.
     pub async fn issue(&self, new: NewSession) -> Result<Option<Session>, Error> {
         let policy = self.policy();
-        if new.user_id.is_none() && new.data.is_empty() && !policy.save_uninitialized {
-            return Ok(None);
-        }
         let now = self.now();
         let idle_timeout_ms =
             span(new.idle_timeout_ms, policy.idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
         let lifetime = span(new.lifetime_ms, policy.lifetime, policy.max_lifetime, "/lifetime_ms")?;
+        if new.user_id.is_none() && new.data.is_empty() && !policy.save_uninitialized {
+            return Ok(None);
+        }
         let mut ours = Ours {
             created_at: now,
             touched_at: now,

@@ -45,7 +45,7 @@ use crate::telemetry::Metrics;
 /// many writers of one session at once all get through.
 const MAX_RACES: usize = 256;
 
-/// How many rows one step of a user-wide revoke or of a purge takes.
+/// How many rows one step of a purge takes.
 const STEP: usize = 1000;
 
 /// What an answer is given about; the order is that of the answer.
