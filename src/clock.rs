@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 
 /// Milliseconds: a point in time when counted from the Unix epoch, else a span.
 pub type Ms = i64;
@@ -52,8 +53,9 @@ impl std::fmt::Debug for Clock {
 /// `2026-11-23T00:59:40.896Z`. Times before 1970 and after [`MAX_MS`] are moved to the nearest edge.
 #[must_use]
 pub fn rfc3339(at: Ms) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
     let at = Timestamp::from_millisecond(at.clamp(0, MAX_MS)).unwrap_or(Timestamp::UNIX_EPOCH);
-    format!("{at:.3}")
+    PRINTER.timestamp_to_string(&at)
 }
 
 #[cfg(test)]

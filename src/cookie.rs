@@ -14,7 +14,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -131,9 +131,9 @@ impl Signer {
     /// As [`Signer::open`].
     pub fn open_text(&self, text: &str, name: &str) -> Result<Verified, Unopened> {
         let text = text.trim_ascii().as_bytes();
-        let bare = decode(text);
-        if bare.starts_with(b"s:") {
-            return self.verify(&bare).ok_or(Unopened::BadSignature);
+        let is_bare = ["s:", "s%3A", "s%3a", "\"s"].iter().any(|start| text.starts_with(start.as_bytes()));
+        if is_bare {
+            return self.verify(&decode(text)).ok_or(Unopened::BadSignature);
         }
         self.open([text], name)
     }
@@ -196,13 +196,18 @@ fn decode(value: &[u8]) -> Cow<'_, [u8]> {
     if !value.contains(&b'%') {
         return Cow::Borrowed(value);
     }
-    let decoded: Cow<'_, [u8]> = percent_decode(value).into();
-    // `decodeURIComponent` throws on a stray `%` and on bytes that are not UTF-8.
-    let whole = value
-        .split(|&byte| byte == b'%')
-        .skip(1)
-        .all(|after| after.len() >= 2 && after[0].is_ascii_hexdigit() && after[1].is_ascii_hexdigit());
-    if whole && std::str::from_utf8(&decoded).is_ok() { decoded } else { Cow::Borrowed(value) }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut decoded, mut rest) = (Vec::with_capacity(value.len()), value);
+    while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+        decoded.extend_from_slice(&rest[..at]);
+        // `decodeURIComponent` throws on a stray `%`, and on bytes that are not UTF-8.
+        let Some((&[high, low], after)) = rest[at + 1..].split_first_chunk() else { return Cow::Borrowed(value) };
+        let (Some(high), Some(low)) = (digit(high), digit(low)) else { return Cow::Borrowed(value) };
+        decoded.push(16 * high + low);
+        rest = after;
+    }
+    decoded.extend_from_slice(rest);
+    if std::str::from_utf8(&decoded).is_ok() { Cow::Owned(decoded) } else { Cow::Borrowed(value) }
 }
 
 #[cfg(test)]

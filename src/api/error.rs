@@ -160,7 +160,10 @@ impl From<session::Error> for Error {
 
 /// A line of JSON; it ends the line, for those who read it in a terminal.
 pub(super) fn json(body: &impl Serialize) -> Vec<u8> {
-    let mut json = serde_json::to_vec(body).unwrap_or_default();
+    let mut json = Vec::with_capacity(1024);
+    if serde_json::to_writer(&mut json, body).is_err() {
+        json.clear();
+    }
     json.push(b'\n');
     json
 }

@@ -44,7 +44,7 @@ impl FromRequestParts<App> for Named {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         if let Some(id) = path(parts, app).await? {
-            return Id::parse(&id).map(|id| Self { id, by_id: true }).ok_or_else(Error::no_such_session);
+            return Id::parse(id).map(|id| Self { id, by_id: true }).ok_or_else(Error::no_such_session);
         }
         let headers = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
         let opened = app.opened(app.signer.open(headers, app.set_cookie.name()));
@@ -72,7 +72,7 @@ impl App {
         match opened {
             Ok(verified) => {
                 if verified.secret == 0 { &cookies.first } else { &cookies.older }.inc();
-                Id::parse(&verified.id)
+                Id::parse(verified.id)
             }
             Err(unopened) => {
                 if unopened == Unopened::BadSignature {

@@ -11,7 +11,7 @@ use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{BatchJson, Object, OptionalJson, user_id, within};
 use super::wire::{Body, Client, Cookie, ok};
-use crate::session::{Id, NewSession, Session};
+use crate::session::{NewSession, Session};
 
 /// How many cookies one call may resolve.
 const MAX_BATCH: usize = 1000;
@@ -119,30 +119,34 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
         let detail = format!("one call resolves up to {MAX_BATCH} cookies, and these are {}", cookies.len());
         return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "out-of-bounds", detail).at("/cookies"));
     }
-    for (position, cookie) in cookies.iter().enumerate() {
-        within(Some(cookie), 0..=MAX_COOKIE_BYTES, &format!("/cookies/{position}"))?;
+    if let Some(position) = cookies.iter().position(|cookie| cookie.len() > MAX_COOKIE_BYTES) {
+        within(Some(&cookies[position]), 0..=MAX_COOKIE_BYTES, &format!("/cookies/{position}"))?;
     }
-    let opened: Vec<Option<Id>> =
-        cookies.iter().map(|cookie| app.opened(app.signer.open_text(cookie, app.set_cookie.name()))).collect();
-    let ids: Vec<Id> = opened.iter().flatten().cloned().collect();
-    let mut found = app.sessions.resolve_many(&ids).await?.into_iter();
+    // Which cookies open anything, and what.
+    let mut opens = Vec::with_capacity(cookies.len());
+    let mut ids = Vec::with_capacity(cookies.len());
+    for cookie in &cookies {
+        let id = app.opened(app.signer.open_text(cookie, app.set_cookie.name()));
+        opens.push(id.is_some());
+        ids.extend(id);
+    }
+    let mut found = app.sessions.resolve_many(ids).await?.into_iter();
     let mut unreadable = Vec::new();
-    let mut sessions: Vec<Option<(Session, Option<String>)>> = Vec::with_capacity(cookies.len());
-    for (position, id) in opened.iter().enumerate() {
-        let session = match id.as_ref().and_then(|_| found.next()).transpose() {
-            Ok(session) => session.flatten(),
+    let mut sessions = Vec::with_capacity(cookies.len());
+    for (position, opens) in opens.into_iter().enumerate() {
+        match opens.then(|| found.next()).flatten().transpose() {
+            Ok(session) => sessions.push(session.flatten()),
             Err(_) => {
                 unreadable.push(position);
-                None
+                sessions.push(None);
             }
-        };
-        sessions.push(session.map(|session| {
-            let set_cookie = app.set_cookie(&session, Cookie::Touched);
-            (session, set_cookie)
-        }));
+        }
     }
-    let bodies = sessions.iter().map(|session| {
-        session.as_ref().map(|(session, set_cookie)| Body::new(session, set_cookie.as_deref())).transpose()
-    });
-    Ok(ok(&Resolved { sessions: bodies.collect::<Result<_>>()?, unreadable }))
+    let set = |session: &Option<Session>| session.as_ref().and_then(|session| app.set_cookie(session, Cookie::Touched));
+    let set_cookies: Vec<Option<String>> = sessions.iter().map(set).collect();
+    let bodies = sessions
+        .iter()
+        .zip(&set_cookies)
+        .map(|(session, set_cookie)| session.as_ref().map(|session| Body::new(session, set_cookie.as_deref())));
+    Ok(ok(&Resolved { sessions: bodies.collect(), unreadable }))
 }

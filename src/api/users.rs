@@ -149,7 +149,7 @@ pub(super) async fn revoke(
 ) -> Result<Response> {
     // An id that cannot be one spares nothing, and whoever sends it means to spare something.
     let except = match query.except {
-        Some(id) => Some(Id::parse(&id).ok_or_else(|| invalid_query("except is no session's id".to_owned()))?),
+        Some(id) => Some(Id::parse(id).ok_or_else(|| invalid_query("except is no session's id".to_owned()))?),
         None => None,
     };
     Ok(ok(&Revoked { revoked: app.sessions.revoke_user(&user_id, except.as_ref()).await? }))

@@ -55,12 +55,12 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn new(session: &'a Session, set_cookie: Option<&'a str>) -> Result<Self> {
+    pub(super) fn new(session: &'a Session, set_cookie: Option<&'a str>) -> Self {
         let standing = session.standing;
-        Ok(Self {
+        Self {
             id: session.id.as_str(),
             user_id: session.user_id.as_deref(),
-            data: serde_json::from_str(session.data.as_str()).map_err(|_| Error::internal())?,
+            data: session.data.as_raw(),
             created_at: session.created_at.map(rfc3339),
             touched_at: rfc3339(standing.touched_at),
             expires_at: rfc3339(standing.expires_at),
@@ -68,7 +68,7 @@ impl<'a> Body<'a> {
             idle_timeout_ms: standing.idle_timeout,
             client: session.client.clone().map(Client::from),
             set_cookie,
-        })
+        }
     }
 }
 
@@ -129,7 +129,7 @@ impl App {
     /// The answer that shows `session`.
     pub(super) fn answer(&self, status: StatusCode, session: &Session, cookie: Cookie) -> Result {
         let set_cookie = self.set_cookie(session, cookie);
-        let body = Body::new(session, set_cookie.as_deref())?;
+        let body = Body::new(session, set_cookie.as_deref());
         let mut response = (status, json(&body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use percent_encoding::percent_decode;
+
 use super::*;
 
 fn signer(secrets: &[&str]) -> Signer {

@@ -90,10 +90,10 @@ impl Sessions {
             listing.next = next(&rows, step);
             left -= rows.len();
             listing.sessions.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
-                let id = Id::parse(&row.id)?;
+                let id = Id::parse(row.id)?;
                 let record = Record::decode(&row.found.record).ok()?;
                 let standing = self.policy().standing(&record, row.found.expires_at, now)?;
-                Some(self.session(&id, &record, standing, false))
+                Some(self.session(id, record, standing, false))
             }));
             if left == 0 || listing.next.is_none() {
                 return Ok(listing);

@@ -1,5 +1,9 @@
 //! A session's data: a JSON object that express-session can hold too.
 
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::Error;
@@ -47,14 +51,24 @@ pub fn is_reserved(name: &str) -> bool {
 }
 
 /// The JSON text of a session's data: always an object. Kept as text, because most calls only pass it on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Data(String);
+#[derive(Debug, Clone)]
+pub struct Data(Box<RawValue>);
 
 impl Data {
-    /// Text that is known to be a JSON object.
-    pub(super) fn from_object_text(text: String) -> Self {
-        debug_assert!(text.starts_with('{') && text.ends_with('}'));
-        Self(text)
+    /// Puts together what was read key by key; the values are copied as they stand.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub(super) fn from_entries(entries: &[(Cow<'_, str>, &RawValue)]) -> serde_json::Result<Self> {
+        struct Entries<'a>(&'a [(Cow<'a, str>, &'a RawValue)]);
+
+        impl Serialize for Entries<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+            }
+        }
+
+        to_raw_value(&Entries(entries)).map(Self)
     }
 
     /// Checks `map` against the rules for data. `pointer` is where it stands in the request.
@@ -70,9 +84,10 @@ impl Data {
             let detail = format!("data may nest {MAX_DEPTH} levels deep, and this is deeper");
             return Err(Error::invalid("data-too-deep", pointer, detail));
         }
-        let text = serde_json::to_string(map).unwrap_or_default();
-        if text.len() > max_bytes {
-            let detail = format!("data may take {max_bytes} bytes, and would take {}", text.len());
+        let text = to_raw_value(map).map_err(|error| Error::Unreadable(error.to_string()))?;
+        let length = text.get().len();
+        if length > max_bytes {
+            let detail = format!("data may take {max_bytes} bytes, and would take {length}");
             return Err(Error::invalid("data-too-large", pointer, detail));
         }
         Ok(Self(text))
@@ -81,6 +96,12 @@ impl Data {
     /// The JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// The same, to be put into other JSON as it is.
+    #[must_use]
+    pub fn as_raw(&self) -> &RawValue {
         &self.0
     }
 
@@ -89,7 +110,7 @@ impl Data {
     /// # Errors
     /// [`Error::Unreadable`] when another writer put in what JSON libraries do not agree on (a lone surrogate, 1e999).
     pub fn to_map(&self) -> Result<Map<String, Value>, Error> {
-        serde_json::from_str(&self.0).map_err(|error| {
+        serde_json::from_str(self.as_str()).map_err(|error| {
             Error::Unreadable(format!(
                 "the stored data cannot be changed: byte {} is not JSON to everybody",
                 error.column()

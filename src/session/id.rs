@@ -20,9 +20,10 @@ impl Id {
 
     /// None when the text is empty, too long or has a control character.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
         let fits = !text.is_empty() && text.len() <= MAX_ID_BYTES && !text.chars().any(char::is_control);
-        fits.then(|| Self(text.to_owned()))
+        fits.then_some(Self(text))
     }
 
     /// The id as text.

@@ -78,7 +78,7 @@ impl Sessions {
                 Insertion::Done => {
                     let standing =
                         Standing { idle_timeout, touched_at: now, expires_at, lifetime_ends_at, touch_due: false };
-                    return Ok(self.session(&id, &record, standing, true));
+                    return Ok(self.session(id, record, standing, true));
                 }
                 Insertion::Refused => {}
                 Insertion::Full => {

@@ -194,17 +194,12 @@ impl Sessions {
         }
     }
 
-    fn session(&self, id: &Id, record: &Record, standing: Standing, extended: bool) -> Session {
-        Session {
-            id: id.clone(),
-            user_id: self.user_of(record),
-            data: record.data.clone(),
-            created_at: record.ours.as_ref().map(|ours| ours.created_at),
-            client: record.ours.as_ref().and_then(|ours| ours.client.clone()),
-            standing,
-            persistent: record.original_max_age().is_some(),
-            extended,
-        }
+    fn session(&self, id: Id, record: Record, standing: Standing, extended: bool) -> Session {
+        let user_id = self.user_of(&record);
+        let persistent = record.original_max_age().is_some();
+        let Record { ours, data, .. } = record;
+        let (created_at, client) = ours.map_or((None, None), |ours| (Some(ours.created_at), ours.client));
+        Session { id, user_id, data, created_at, client, standing, persistent, extended }
     }
 }
 

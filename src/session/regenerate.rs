@@ -51,7 +51,7 @@ impl Sessions {
         let now = self.now();
         for _ in 0..MAX_RACES {
             let Some(old) = self.load(id, now).await? else { return Ok(None) };
-            if !if_match(&self.session(id, &old.record, old.standing, false)) {
+            if !if_match(&self.session(id.clone(), old.record.clone(), old.standing, false)) {
                 return Err(Error::PreconditionFailed);
             }
             let old_user = self.user_of(&old.record);

@@ -40,21 +40,21 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::Store`] when the store cannot say.
-    pub async fn resolve_many(&self, ids: &[Id]) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
+    pub async fn resolve_many(&self, ids: Vec<Id>) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
         let now = self.now();
         let names: Vec<&str> = ids.iter().map(Id::as_str).collect();
         let found = self.store().find_many(&names, now).await?;
         let mut answers = Vec::with_capacity(ids.len());
         let mut due = Vec::new();
-        for (id, found) in ids.iter().zip(found) {
+        for (id, found) in ids.into_iter().zip(found) {
             answers.push(match found.map(|found| self.judge(found, now)).transpose() {
                 Ok(Some(Some(loaded))) if loaded.standing.touch_due => {
-                    due.push((answers.len(), id.clone(), loaded));
+                    due.push((answers.len(), id, loaded));
                     Ok(None)
                 }
                 Ok(Some(Some(loaded))) => {
                     self.metrics().touches.skipped.inc();
-                    Ok(Some(self.session(id, &loaded.record, loaded.standing, false)))
+                    Ok(Some(self.session(id, loaded.record, loaded.standing, false)))
                 }
                 Ok(_) => Ok(None),
                 Err(unreadable) => Err(unreadable),
@@ -86,9 +86,9 @@ impl Sessions {
         let touches = &self.metrics().touches;
         if touch == Touch::Never || touch == Touch::WhenDue && !loaded.standing.touch_due {
             touches.skipped.inc();
-            return Ok(Some(self.session(id, &loaded.record, loaded.standing, false)));
+            return Ok(Some(self.session(id.clone(), loaded.record, loaded.standing, false)));
         }
-        let untouched = self.session(id, &loaded.record, loaded.standing, false);
+        let untouched = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
         match self.extend(id, loaded, now).await {
             Ok(session) => {
                 touches.written.inc();
@@ -119,11 +119,12 @@ impl Sessions {
         match self.store().touch(id.as_str(), &bytes, entry, now).await? {
             Outcome::Applied => {
                 let standing = Standing { touched_at: now, expires_at, touch_due: false, ..standing };
-                Ok(Some(self.session(id, &record, standing, true)))
+                Ok(Some(self.session(id.clone(), record, standing, true)))
             }
-            Outcome::Changed => {
-                Ok(self.load(id, now).await?.map(|loaded| self.session(id, &loaded.record, loaded.standing, true)))
-            }
+            Outcome::Changed => Ok(self
+                .load(id, now)
+                .await?
+                .map(|loaded| self.session(id.clone(), loaded.record, loaded.standing, true))),
             Outcome::Missing => Ok(None),
         }
     }

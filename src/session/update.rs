@@ -21,7 +21,7 @@ impl Sessions {
         let policy = self.policy();
         for _ in 0..MAX_RACES {
             let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
-            let before = self.session(id, &loaded.record, loaded.standing, false);
+            let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
             if !if_match(&before) {
                 return Err(Error::PreconditionFailed);
             }
@@ -42,7 +42,7 @@ impl Sessions {
             match self.store().replace(id.as_str(), &loaded.bytes, entry, now).await? {
                 Outcome::Applied => {
                     let standing = Standing { touched_at: now, expires_at, touch_due: false, ..loaded.standing };
-                    return Ok(Some(self.session(id, &record, standing, true)));
+                    return Ok(Some(self.session(id.clone(), record, standing, true)));
                 }
                 Outcome::Missing => return Ok(None),
                 Outcome::Changed => {}
