@@ -1,28 +1,25 @@
-//! The commands: serve (the default), secret, healthcheck.
+//! The command line: its commands, and how each ends. One file a command.
+
+mod doctor;
+mod healthcheck;
+mod inspect;
+mod list;
+mod manual;
+mod ops;
+mod output;
+mod progress;
+mod purge;
+mod revoke;
+mod serve;
+mod stats;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
+use clap_complete::Shell;
 use secrecy::ExposeSecret;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::api::{self, App};
-use crate::clock::Clock;
-use crate::config::{Checked, Config, Format, Listen, fresh_secret};
-use crate::server::{self, Listener};
-use crate::session::Sessions;
-use crate::{store, telemetry};
-
-/// How often expired sessions are purged from SQLite.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// How long a health check waits.
-const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::config::{Config, Listen, fresh_secret};
 
 /// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
 #[derive(Debug, Parser)]
@@ -50,6 +47,28 @@ enum Command {
         #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: Listen,
     },
+    /// Show a session by its id or its cookie, and say whether the cookie's signature is right. Does not touch it
+    Inspect(Box<inspect::Inspect>),
+    /// List a user's live sessions, the latest expiry first
+    Ls(Box<list::List>),
+    /// End a session, or a user's sessions
+    Revoke(Box<revoke::Revoke>),
+    /// Count what is in the store
+    Stats(Box<stats::Stats>),
+    /// Check the store: how it is set up, and whether what is in it fits together
+    Doctor(Box<doctor::Doctor>),
+    /// Free what expired sessions take up, and drop index entries without a session
+    Purge(Box<purge::Purge>),
+    /// Print a script that completes this command line, for a shell to source
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the man page, for `man -l -`
+    Manual {
+        /// Of this command alone
+        command: Option<String>,
+    },
 }
 
 /// Runs what the command line asks for.
@@ -59,24 +78,19 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let outcome = match cli.command {
-        None => block_on(serve(&cli.config)),
-        Some(Command::Serve(config)) => block_on(serve(&config)),
-        Some(Command::Secret) => {
-            #[expect(clippy::print_stdout, reason = "this is the command's product")]
-            {
-                println!("{}", fresh_secret().expose_secret());
-            }
-            Ok(())
-        }
-        Some(Command::Healthcheck { listen }) => block_on(healthcheck(&listen.local())),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("sessiond: {why}");
-            ExitCode::FAILURE
-        }
+    match cli.command {
+        None => plain(block_on(serve::run(&cli.config))),
+        Some(Command::Serve(config)) => plain(block_on(serve::run(&config))),
+        Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
+        Some(Command::Healthcheck { listen }) => plain(block_on(healthcheck::run(&listen.local()))),
+        Some(Command::Inspect(inspect)) => ops(inspect.run()),
+        Some(Command::Ls(list)) => ops(list.run()),
+        Some(Command::Revoke(revoke)) => ops(revoke.run()),
+        Some(Command::Stats(stats)) => ops(stats.run()),
+        Some(Command::Doctor(doctor)) => ops(doctor.run()),
+        Some(Command::Purge(purge)) => ops(purge.run()),
+        Some(Command::Completions { shell }) => plain(manual::completions(shell, command())),
+        Some(Command::Manual { command: of }) => plain(manual::manual(of.as_deref(), command())),
     }
 }
 
@@ -88,107 +102,31 @@ fn command() -> clap::Command {
         if empty && arg.get_id() != "secret" { arg.env(None) } else { arg }
     }
     let all = |command: clap::Command| command.mut_args(unset_empty);
-    all(Cli::command()).mut_subcommand("serve", all).mut_subcommand("healthcheck", all)
-}
-
-fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| format!("the runtime could not be started: {error}"))?.block_on(work)
-}
-
-async fn serve(config: &Config) -> Result<(), String> {
-    telemetry::start(&config.logs);
-    let checked = config.check()?;
-    if config.check_config {
-        eprintln!("The configuration is good.");
-        return Ok(());
-    }
-    let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open(&checked.store, &checked.key_prefix)
-        .await
-        .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system());
-    let listen = &config.server.listen;
-    let listener = Listener::bind(listen).await.map_err(|error| format!("--listen {listen}: {error}"))?;
-    greet(config, &checked, &listener.address().unwrap_or_else(|| listen.clone()));
-    let purging = tokio::spawn(purge(sessions.clone()));
-    server::serve(listener, api::router(App::new(sessions, &checked, &config.server)), &config.server, stop).await;
-    purging.abort();
-    tracing::info!("stopped");
-    Ok(())
-}
-
-/// Ends at SIGTERM or SIGINT.
-fn stop() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: requests in work may end, new ones are refused");
+    all(Cli::command()).mut_subcommands(|command| match command.get_name() {
+        "inspect" => ops::brief(all(command), &["Secret"]),
+        "ls" | "revoke" | "stats" | "doctor" | "purge" => ops::brief(all(command), &[]),
+        _ => all(command),
     })
 }
 
-/// Purges until the server stops. A pass that fails is logged, and the next one comes.
-async fn purge(sessions: Sessions) {
-    let mut ticks = interval(PURGE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match sessions.purge().await {
-            Ok(0) => {}
-            Ok(purged) => tracing::debug!(purged, "expired sessions were purged"),
-            Err(error) => tracing::warn!(%error, "expired sessions were not purged"),
-        }
-    }
+/// Done or failed.
+fn plain(outcome: Result<(), String>) -> ExitCode {
+    outcome.map_or_else(|why| failed(&why, 1), |()| ExitCode::SUCCESS)
 }
 
-/// Says where things are and what to try.
-fn greet(config: &Config, checked: &Checked, at: &Listen) {
-    let secret = checked
-        .secret_file
-        .as_ref()
-        .map_or("as configured".into(), |file| format!("{} (keep it with the database)", file.display()));
-    if config.logs.log_format == Format::Json {
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %at, store = %checked.store, secret, "serving");
-        return;
-    }
-    let (curl, url) = match at.local() {
-        Listen::Tcp(address) => ("curl".to_owned(), format!("http://{address}")),
-        Listen::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".into()),
-    };
-    let secure = if checked.attributes.secure {
-        "Secure: over HTTPS, and on localhost"
-    } else {
-        "not Secure: also over plain HTTP"
-    };
-    eprintln!(
-        "sessiond {} listens on {at}\n  sessions  {}\n  secret    {secret}\n  cookie    {}, {secure}\n  try       {curl} -i {url}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'\n            {curl} {url}/openapi.yaml",
-        env!("CARGO_PKG_VERSION"),
-        checked.store,
-        checked.attributes.name,
-    );
+/// The ops commands answer yes or no (0 or 1); that there is no answer is another thing, as is a wrong command line (2).
+fn ops(work: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
+    block_on(work).unwrap_or_else(|why| failed(&why, 2))
 }
 
-async fn healthcheck(listen: &Listen) -> Result<(), String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{listen} is not healthy: {error}");
-    let asked = async {
-        match listen {
-            Listen::Tcp(address) => ready(TcpStream::connect(address).await.map_err(|error| failed(&error))?).await,
-            Listen::Unix(path) => ready(UnixStream::connect(path).await.map_err(|error| failed(&error))?).await,
-        }
-        .map_err(|error| failed(&error))
-    };
-    let status = timeout(HEALTHCHECK_TIMEOUT, asked).await.map_err(|_| failed(&"no answer in time"))??;
-    if status.is_success() { Ok(()) } else { Err(failed(&status)) }
+fn failed(why: &str, code: u8) -> ExitCode {
+    eprintln!("sessiond: {why}");
+    ExitCode::from(code)
 }
 
-async fn ready(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> hyper::Result<hyper::StatusCode> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get("/readyz").header("host", "localhost").body(Empty::<bytes::Bytes>::new());
-    Ok(sender.send_request(request.expect("this is a request")).await?.status())
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| format!("the runtime could not be started: {error}"))?.block_on(work)
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ fn signature(key: &Hmac<Sha256>, id: &[u8]) -> [u8; SIGNATURE_BYTES] {
 /// The values of every cookie called `name` in one `Cookie` header, decoded as Express's `cookie` package does it.
 ///
 /// Works on bytes: HTTP lets bytes above 0x7F through, and another application's cookie may hold them.
-fn values<'h>(header: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = Cow<'h, [u8]>> {
+pub(crate) fn values<'h>(header: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = Cow<'h, [u8]>> {
     header.split(|&byte| byte == b';').filter_map(move |pair| {
         let equals = pair.iter().position(|&byte| byte == b'=')?;
         (trim(&pair[..equals]) == name).then(|| decode(trim(&pair[equals + 1..])))

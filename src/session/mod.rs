@@ -10,6 +10,7 @@ mod id;
 mod policy;
 mod record;
 mod regenerate;
+mod survey;
 mod update;
 mod user;
 
@@ -21,6 +22,7 @@ pub use id::Id;
 pub use policy::{MAX_SPAN, MIN_SPAN, Policy, Standing};
 pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
+pub use survey::{Lists, Stats, Step, Stored, Survey, Walk};
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
 use std::sync::Arc;
@@ -205,7 +207,11 @@ impl Sessions {
     /// # Errors
     /// [`Error::Store`]: it may or may not have ended.
     pub async fn revoke(&self, id: &Id) -> Result<bool, Error> {
-        let outcome = self.store().remove(id.as_str(), None, None, self.now()).await?;
+        let now = self.now();
+        let Some(found) = self.store().find(id.as_str(), now).await? else { return Ok(false) };
+        // Whose it is, so that it leaves their list at once. What cannot be read goes all the same.
+        let user_id = Record::decode(&found.record).ok().and_then(|record| self.user_of(&record));
+        let outcome = self.store().remove(id.as_str(), None, user_id.as_deref(), now).await?;
         Ok(outcome == Outcome::Applied)
     }
 
@@ -292,10 +298,7 @@ impl Sessions {
     }
 
     fn user_of(&self, record: &Record) -> Option<String> {
-        match &self.policy().user_pointer {
-            Some(pointer) => pointer.get(&record.data),
-            None => record.ours.as_ref()?.user_id.clone(),
-        }
+        self.policy().user_of(record)
     }
 
     fn session(&self, id: &Id, record: &Record, standing: Standing, extended: bool) -> Session {

@@ -1,0 +1,51 @@
+//! `revoke`: ends one session, or a user's.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::ops::{self, Ops};
+use super::output::{count, print, print_json};
+use crate::session::{Id, check_user_id};
+
+/// What to end.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exits 0 when what it names has ended, also when there was no such session (it says 0 sessions); else 2: \
+                        some may have ended, ask again."
+)]
+pub(super) struct Revoke {
+    /// The session to end
+    #[arg(value_parser = ops::id, required_unless_present = "user", conflicts_with = "user")]
+    id: Option<Id>,
+    /// End every session of this user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// But for this one
+    #[arg(long, value_parser = ops::id, requires = "user", value_name = "ID")]
+    except: Option<Id>,
+    #[command(flatten)]
+    ops: Ops,
+}
+
+impl Revoke {
+    pub(super) async fn run(&self) -> Result<ExitCode, String> {
+        if let Some(user) = &self.user {
+            check_user_id(user, "--user").map_err(|error| error.to_string())?;
+        }
+        let sessions = self.ops.sessions().await?;
+        let revoked = match (&self.user, &self.id) {
+            (Some(user), _) => sessions.revoke_user(user, self.except.as_ref()).await,
+            (None, Some(id)) => sessions.revoke(id).await.map(u64::from),
+            (None, None) => Ok(0),
+        }
+        .map_err(|error| error.to_string())?;
+        if self.ops.json {
+            print_json(&json!({ "revoked": revoked }))?;
+        } else {
+            print(&format!("{} ended\n", count(revoked, "session")))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
