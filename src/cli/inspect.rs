@@ -103,12 +103,8 @@ impl Inspect {
         let opened = verified.and_then(|verified| {
             Some((Id::parse(&verified.id)?, Signature { secret: verified.secret + 1, of: secrets.len() }))
         });
-        Ok(opened.ok_or_else(|| {
-            format!(
-                "the signature is wrong: none of {} made it, so this cookie opens nothing",
-                count(secrets.len() as u64, "secret")
-            )
-        }))
+        let wrong = || format!("the signature is wrong: no secret that is known here ({}) made it", secrets.len());
+        Ok(opened.ok_or_else(wrong))
     }
 }
 

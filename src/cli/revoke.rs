@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::ops::{self, Ops};
@@ -11,19 +11,20 @@ use crate::session::{Id, check_user_id};
 
 /// What to end.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").args(["id", "user"]).required(true)))]
 #[command(
     after_help = "Exits 0 when what it names has ended, also when there was no such session (it says 0 sessions); else 2: \
                         some may have ended, ask again."
 )]
 pub(super) struct Revoke {
     /// The session to end
-    #[arg(value_parser = ops::id, required_unless_present = "user", conflicts_with = "user")]
+    #[arg(value_parser = ops::id)]
     id: Option<Id>,
     /// End every session of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// But for this one
-    #[arg(long, value_parser = ops::id, requires = "user", value_name = "ID")]
+    #[arg(long, value_parser = ops::id, conflicts_with = "id", value_name = "ID")]
     except: Option<Id>,
     #[command(flatten)]
     ops: Ops,
