@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod configuration;
+mod doctor;
 mod lifecycle;
 mod limits;
+mod ops;
 mod readme;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
