@@ -151,4 +151,14 @@ mod tests {
             assert!(flag.get_help().is_some_and(|help| help.to_string().len() > 10), "--{name}");
         }
     }
+
+    #[test]
+    fn every_argument_of_every_command_has_a_line_of_help() {
+        for command in super::Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.len() > 5, "{} {}", command.get_name(), argument.get_id());
+            }
+        }
+    }
 }

@@ -33,8 +33,16 @@ impl Doctor {
                 checks.push(Check::private("secret_file_mode", &secret));
             }
         }
-        checks.extend(walk(&survey).await.map_err(|error| error.to_string())?);
-        let problems = checks.iter().filter(|check| check.advice.is_some()).count();
+        let problems = |checks: &[Check]| checks.iter().filter(|check| check.advice.is_some()).count();
+        match walk(&survey).await {
+            Ok(walked) => checks.extend(walked),
+            // A damaged file can not be walked over, and what was found before is the answer.
+            Err(error) if problems(&checks) > 0 => {
+                checks.push(Check::new("walk", false, error.to_string(), "see to the other problems, and ask again"));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        let problems = problems(&checks);
         if self.ops.json {
             let checks: Vec<_> = checks.iter().map(document).collect();
             print_json(&json!({ "store": store.to_string(), "problems": problems, "checks": checks }))?;
@@ -51,6 +59,7 @@ async fn walk(survey: &Survey) -> Result<[Check; 4], Error> {
     let progress = Progress::new("sessions", size);
     let (Stats { sessions, without_expiry, unreadable, .. }, unlisted) =
         survey.examine(|keys| progress.advance(keys)).await?;
+    drop(progress);
     let progress = Progress::new("lists of users", size);
     let Lists { entries, dangling, .. } = survey.lists(false, |keys| progress.advance(keys)).await?;
     Ok([

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ops::{self, Ops};
 use super::output::{count, print, print_json};
-use crate::session::{Id, check_user_id};
+use crate::session::check_user_id;
 
 /// What to end.
 #[derive(Debug, Args)]
@@ -18,14 +18,13 @@ use crate::session::{Id, check_user_id};
 )]
 pub(super) struct Revoke {
     /// The session to end
-    #[arg(value_parser = ops::id)]
-    id: Option<Id>,
+    id: Option<String>,
     /// End every session of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// But for this one
-    #[arg(long, value_parser = ops::id, conflicts_with = "id", value_name = "ID")]
-    except: Option<Id>,
+    #[arg(long, conflicts_with = "id", value_name = "ID")]
+    except: Option<String>,
     #[command(flatten)]
     ops: Ops,
 }
@@ -35,9 +34,12 @@ impl Revoke {
         if let Some(user) = &self.user {
             check_user_id(user, "--user").map_err(|error| error.to_string())?;
         }
+        // Not by clap, which would repeat what it refuses: that may be a cookie.
+        let read = |id: &Option<String>| id.as_deref().map(ops::id).transpose();
+        let (id, except) = (read(&self.id)?, read(&self.except)?);
         let sessions = self.ops.sessions().await?;
-        let revoked = match (&self.user, &self.id) {
-            (Some(user), _) => sessions.revoke_user(user, self.except.as_ref()).await,
+        let revoked = match (&self.user, &id) {
+            (Some(user), _) => sessions.revoke_user(user, except.as_ref()).await,
             (None, Some(id)) => sessions.revoke(id).await.map(u64::from),
             (None, None) => Ok(0),
         }

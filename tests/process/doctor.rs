@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use redis::Commands;
 
-use crate::ops::Place;
+use crate::place::Place;
 use crate::sessiond::cookie;
 
 /// Asserts that these checks, and no others, find a problem; and that both forms say so.
@@ -133,4 +133,20 @@ fn a_file_that_nobody_looks_after_is_told() {
     file.execute("update sessions set user_id = 'ada' where user_id = 'eve'", []).unwrap();
     file.execute_batch("pragma journal_mode = delete").unwrap();
     diagnosed(&place, &["journal_mode"]);
+}
+
+#[test]
+fn a_damaged_file_is_told() {
+    let mut place = Place::sqlite();
+    place.server.kill();
+    let path = place.folder.path().join("sessiond.db");
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let sql = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 500)
+               insert into sessions (id, record, expires_at) select 'id ' || i, zeroblob(200), 10000000000000 from n";
+    file.execute(sql, []).unwrap();
+    file.close().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[6 * 4096..].fill(b'x');
+    std::fs::write(&path, bytes).unwrap();
+    diagnosed(&place, &["integrity", "walk"]);
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod lifecycle;
 mod limits;
 mod ops;
+mod place;
 mod readme;
 #[path = "../common/redis_server.rs"]
 mod redis_server;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::{BUSY, MIGRATIONS};
 use crate::clock::Ms;
@@ -59,10 +59,18 @@ impl Survey for SqliteSurvey {
     async fn checks(&self, now: Ms) -> Result<Vec<Check>> {
         let (integrity, journal, overdue) = self
             .ask(move |db| {
-                let integrity: String = db.query_row("pragma quick_check(1)", [], |row| row.get(0))?;
+                let integrity = match db.query_row("pragma quick_check(1)", [], |row| row.get(0)) {
+                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => error.to_string(),
+                    answer => answer?,
+                };
                 let journal: String = db.query_row("pragma journal_mode", [], |row| row.get(0))?;
-                let sql = "select count(*) from sessions where expires_at <= ?";
-                let overdue: u32 = db.query_row(sql, [now - PURGED_AFTER], |row| row.get(0))?;
+                // A damaged file cannot tell.
+                let overdue: u32 = if integrity == "ok" {
+                    let sql = "select count(*) from sessions where expires_at <= ?";
+                    db.query_row(sql, [now - PURGED_AFTER], |row| row.get(0))?
+                } else {
+                    0
+                };
                 Ok((integrity, journal, overdue))
             })
             .await?;
