@@ -16,6 +16,7 @@ use sessiond::config::Config;
 use sessiond::server::{self, Listener};
 use sessiond::session::Sessions;
 use sessiond::store;
+use sessiond::telemetry::Metrics;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -45,11 +46,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Flags::parse().config;
     let checked = config.check()?;
     let store = store::open(&checked.store, &checked.key_prefix).await?;
-    let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system());
+    let metrics = Arc::new(Metrics::new());
+    let sessions =
+        Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
     let hello = Router::new().route("/hello", get(hello).put(put)).with_state(Body::default());
-    let router = api::router(App::new(sessions, &checked, &config.server)).merge(hello);
+    let router = api::router(&App::new(sessions, &checked, &config.server), true).merge(hello);
     let listener = Listener::bind(&config.server.listen).await?;
     eprintln!("listens on {}", listener.address().ok_or("no address")?);
-    server::serve(listener, router, &config.server, std::future::pending()).await;
+    server::serve(listener, router, &config.server, &metrics, std::future::pending()).await;
     Ok(())
 }

@@ -19,6 +19,9 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use secrecy::ExposeSecret;
 
+use self::healthcheck::healthcheck;
+use self::serve::serve;
+use crate::caller::{Key, Scope};
 use crate::config::{Config, Listen, fresh_secret};
 
 /// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
@@ -41,11 +44,26 @@ enum Command {
     Serve(Box<Config>),
     /// Print a fresh secret for --secret
     Secret,
+    /// Make a key for a caller: prints the key, which is shown only this once, and the line for --api-key
+    Keygen {
+        /// Whose key it is: letters, digits, dots, dashes, underscores
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What it is good for: resolve cookies, work with the sessions that cookies open, or everything
+        #[arg(long, value_name = "SCOPE")]
+        scope: Scope,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask the service on this machine whether it can serve (/readyz, so the store counts): exits 0 when it can
     Healthcheck {
         /// Where it listens
         #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: Listen,
+        /// Where it listens for those who run it, when that is another address
+        #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
+        ops_addr: Option<Listen>,
     },
     /// Show a session by its id or its cookie, and say whether the cookie's signature is right. Does not touch it
     Inspect(Box<inspect::Inspect>),
@@ -79,10 +97,13 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.command {
-        None => plain(block_on(serve::run(&cli.config))),
-        Some(Command::Serve(config)) => plain(block_on(serve::run(&config))),
+        None => plain(block_on(serve(&cli.config))),
+        Some(Command::Serve(config)) => plain(block_on(serve(&config))),
         Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
-        Some(Command::Healthcheck { listen }) => plain(block_on(healthcheck::run(&listen.local()))),
+        Some(Command::Keygen { name, scope, json }) => plain(keygen(&name, scope, json)),
+        Some(Command::Healthcheck { listen, ops_addr }) => {
+            plain(block_on(healthcheck(&ops_addr.unwrap_or(listen).local())))
+        }
         Some(Command::Inspect(inspect)) => ops(inspect.run()),
         Some(Command::Ls(list)) => ops(list.run()),
         Some(Command::Revoke(revoke)) => ops(revoke.run()),
@@ -92,6 +113,19 @@ pub fn run() -> ExitCode {
         Some(Command::Completions { shell }) => plain(manual::completions(shell, command())),
         Some(Command::Manual { command: of }) => plain(manual::manual(of.as_deref(), command())),
     }
+}
+
+fn keygen(name: &str, scope: Scope, json: bool) -> Result<(), String> {
+    let (key, line) = Key::generate(name, scope)?;
+    if json {
+        return output::print_json(&serde_json::json!({ "key": key.expose_secret(), "line": line.to_string() }));
+    }
+    output::print(&format!("key   {}\nline  {line}\n", key.expose_secret()))?;
+    eprintln!(
+        "Give the key to the caller, who sends it as `Authorization: Bearer KEY`; it is not shown again.\n\
+         Give the line to the service: --api-key, SESSIOND_API_KEY, or a line of --api-key-file (then SIGHUP)."
+    );
+    Ok(())
 }
 
 /// The command line, for which an empty variable is one that is not set, as `${X:-}` in a compose file leaves it. Only

@@ -1,6 +1,7 @@
 //! The command line and the environment: one struct a concern, its combinations checked once.
 
 mod duration;
+mod key;
 mod listen;
 mod secret;
 mod session;
@@ -11,11 +12,13 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 use secrecy::SecretString;
 
+use crate::caller;
 use crate::clock::Ms;
 use crate::cookie::{Attributes, Priority, SameSite, SetCookie};
 use crate::session::Policy;
 use crate::store::StoreUrl;
 
+pub use key::Keys;
 pub use listen::Listen;
 pub use secret::{beside, fresh as fresh_secret};
 pub use session::Session;
@@ -26,6 +29,9 @@ pub struct Config {
     /// Where to listen and how much to take.
     #[command(flatten)]
     pub server: Server,
+    /// Who may call.
+    #[command(flatten)]
+    pub keys: Keys,
     /// Where the sessions are.
     #[command(flatten)]
     pub storage: Storage,
@@ -53,10 +59,10 @@ pub struct Server {
     /// Address to listen on: IP:PORT, localhost:PORT, or unix:PATH
     #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub listen: Listen,
-    /// Serve callers without a key on an address that is not loopback. Only where none but your backends can reach it,
-    /// such as a private container network
-    #[arg(long, env = "SESSIOND_ALLOW_NO_KEY")]
-    pub allow_no_key: bool,
+    /// Address for /metrics, /livez, /readyz, /docs and /openapi.yaml, which --listen then does not serve: IP:PORT,
+    /// localhost:PORT, or unix:PATH
+    #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
+    pub ops_addr: Option<Listen>,
     /// Connections that may be open at once; more wait to be accepted
     #[arg(long, env = "SESSIOND_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
@@ -193,6 +199,8 @@ pub struct Rules {
 /// A configuration that holds together.
 #[derive(Debug, Clone)]
 pub struct Checked {
+    /// The keys of callers. None: they need no key.
+    pub keys: caller::Keys,
     /// Where the sessions are.
     pub store: StoreUrl,
     /// What the keys in Redis begin with.
@@ -216,11 +224,23 @@ impl Config {
     /// Says which flag is wrong and what would do. Repeats no secret and no store URL.
     pub fn check(&self) -> Result<Checked, String> {
         self.server.check()?;
+        let keys = self.keys.load()?;
+        if let Listen::Tcp(address) = &self.server.listen
+            && !address.ip().is_loopback()
+            && keys.is_empty()
+            && !self.keys.allow_no_key
+        {
+            return Err(format!(
+                "--listen {address}: anybody who reaches this address could open and end sessions. Give each caller a key \
+                 (`sessiond keygen` makes them), listen on 127.0.0.1 or unix:PATH, or pass --allow-no-key where only your \
+                 backends can reach it"
+            ));
+        }
         let Rules { store, key_prefix, attributes, policy } = self.rules()?;
         let set_cookie = SetCookie::new(&attributes).map_err(|why| why.to_string())?;
         // Last: it may make a file.
         let (secrets, secret_file) = self.secrets.load(&store, self.check_config)?;
-        Ok(Checked { store, key_prefix, secrets, secret_file, attributes, set_cookie, policy })
+        Ok(Checked { keys, store, key_prefix, secrets, secret_file, attributes, set_cookie, policy })
     }
 
     /// Checks what a command needs that serves nobody, and signs nothing.
@@ -247,15 +267,6 @@ impl Config {
 
 impl Server {
     fn check(&self) -> Result<(), String> {
-        if let Listen::Tcp(address) = &self.listen
-            && !address.ip().is_loopback()
-            && !self.allow_no_key
-        {
-            return Err(format!(
-                "--listen {address}: anybody who reaches this address could open and end sessions. Listen on 127.0.0.1 or unix:PATH, \
-                 or pass --allow-no-key where only your backends can reach it"
-            ));
-        }
         for (flag, value) in [("--max-connections", self.max_connections), ("--max-in-flight", self.max_in_flight)] {
             if !(1..=1_000_000).contains(&value) {
                 return Err(format!("{flag} is {value}: use 1 to 1000000"));

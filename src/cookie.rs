@@ -56,6 +56,15 @@ pub struct Verified {
     pub secret: usize,
 }
 
+/// Why no session is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unopened {
+    /// There is no cookie of that name.
+    Absent,
+    /// There is one, and no secret of ours has signed it.
+    BadSignature,
+}
+
 /// An id may be printed; how it was signed says nothing worth printing.
 impl fmt::Debug for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,12 +109,33 @@ impl Signer {
     ///
     /// Unlike Express, which judges only the first of several duplicates, a forged or stale
     /// cookie set for a parent domain cannot hide the right one behind it.
-    pub fn open<'h>(&self, headers: impl IntoIterator<Item = &'h [u8]>, name: &str) -> Option<Verified> {
+    ///
+    /// # Errors
+    /// When there is none: whether there was one that did not verify.
+    pub fn open<'h>(&self, headers: impl IntoIterator<Item = &'h [u8]>, name: &str) -> Result<Verified, Unopened> {
+        let mut unopened = Unopened::Absent;
         headers
             .into_iter()
             .flat_map(|header| values(header, name.as_bytes()))
             .take(MAX_CANDIDATES)
-            .find_map(|value| self.verify(&value))
+            .find_map(|value| {
+                unopened = Unopened::BadSignature;
+                self.verify(&value)
+            })
+            .ok_or(unopened)
+    }
+
+    /// The same for text that is a cookie's bare value, as stored by the browser, or else a whole `Cookie` header.
+    ///
+    /// # Errors
+    /// As [`Signer::open`].
+    pub fn open_text(&self, text: &str, name: &str) -> Result<Verified, Unopened> {
+        let text = text.trim_ascii().as_bytes();
+        let bare = decode(text);
+        if bare.starts_with(b"s:") {
+            return self.verify(&bare).ok_or(Unopened::BadSignature);
+        }
+        self.open([text], name)
     }
 
     /// Verifies one cookie value, already percent-decoded: `s:` + id + `.` + signature.
@@ -142,7 +172,7 @@ fn signature(key: &Hmac<Sha256>, id: &[u8]) -> [u8; SIGNATURE_BYTES] {
 /// The values of every cookie called `name` in one `Cookie` header, decoded as Express's `cookie` package does it.
 ///
 /// Works on bytes: HTTP lets bytes above 0x7F through, and another application's cookie may hold them.
-pub(crate) fn values<'h>(header: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = Cow<'h, [u8]>> {
+fn values<'h>(header: &'h [u8], name: &'h [u8]) -> impl Iterator<Item = Cow<'h, [u8]>> {
     header.split(|&byte| byte == b';').filter_map(move |pair| {
         let equals = pair.iter().position(|&byte| byte == b'=')?;
         (trim(&pair[..equals]) == name).then(|| decode(trim(&pair[equals + 1..])))

@@ -5,13 +5,15 @@
 //!
 //! - [`server`]: accepts connections, holds them to their limits, drains them at the end.
 //! - [`api`]: every route and the middleware, in order; what goes over the wire.
+//! - [`caller`]: the keys of those who call, and what each may do; pure.
 //! - [`cookie`]: the cookie's codec, pure: parse, verify, sign, `Set-Cookie`.
 //! - [`session`]: the rules: the verbs, the record, the policy of expiry. Knows no HTTP and no database.
 //! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
 //! - [`clock`]: the one clock.
-//! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, and logs.
+//! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, logs and metrics.
 
 pub mod api;
+pub mod caller;
 pub mod cli;
 pub mod clock;
 pub mod config;

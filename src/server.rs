@@ -24,6 +24,7 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use crate::config::{Listen, Server};
+use crate::telemetry::Metrics;
 
 /// What a request's head may take: more is answered 431 by hyper, without a body.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -88,7 +89,14 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Serves `router` on `listener` until `shutdown` ends, then lets the requests in work end, within the drain timeout.
-pub async fn serve(listener: Listener, router: Router, config: &Server, shutdown: impl Future<Output = ()>) {
+/// Open connections are counted in `metrics`.
+pub async fn serve(
+    listener: Listener,
+    router: Router,
+    config: &Server,
+    metrics: &Metrics,
+    shutdown: impl Future<Output = ()>,
+) {
     let head_timeout = Duration::from_millis(config.read_timeout.unsigned_abs());
     let keep_alive = Duration::from_millis(config.keep_alive_timeout.unsigned_abs());
     let connection = Connection { builder: builder(head_timeout, keep_alive), router, head_timeout };
@@ -108,12 +116,14 @@ pub async fn serve(listener: Listener, router: Router, config: &Server, shutdown
         match stream {
             Ok(stream) => {
                 refused = false;
-                let (connection, watcher) = (connection.clone(), graceful.watcher());
+                let (connection, watcher, open) = (connection.clone(), graceful.watcher(), metrics.connections.clone());
+                open.inc();
                 tokio::spawn(async move {
                     match stream {
                         Stream::Tcp(stream) => connection.run(stream, watcher).await,
                         Stream::Unix(stream) => connection.run(stream, watcher).await,
                     }
+                    open.dec();
                     drop(permit);
                 });
             }

@@ -1,8 +1,5 @@
 //! Every error of the API: RFC 9457 problem details, made and logged in one place.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Serialize;
@@ -34,7 +31,7 @@ pub(super) struct Problem {
     detail: String,
     /// Where in the request's body the problem is (RFC 6901); absent when it is not about a place in the body
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/user_id")]
+    #[schema(example = "/user_id", nullable = false)]
     pointer: Option<String>,
 }
 
@@ -43,6 +40,16 @@ pub(super) struct Problem {
 pub(super) struct Error {
     problem: Box<Problem>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    cause: Option<Cause>,
+}
+
+/// What went wrong inside, for the log. It travels with the answer to the guard, which logs it once and knows the request.
+#[derive(Debug, Clone)]
+pub(super) enum Cause {
+    /// The store is away.
+    Unavailable(String),
+    /// What should never be.
+    Bug(String),
 }
 
 /// What a handler answers.
@@ -53,7 +60,7 @@ impl Error {
         let title = status.canonical_reason().unwrap_or("Error");
         let problem =
             Problem { kind: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), pointer: None };
-        Self { problem: Box::new(problem), headers: Vec::new() }
+        Self { problem: Box::new(problem), headers: Vec::new(), cause: None }
     }
 
     pub(super) fn at(mut self, pointer: impl Into<String>) -> Self {
@@ -61,8 +68,17 @@ impl Error {
         self
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    pub(super) fn because(mut self, cause: Cause) -> Self {
+        self.cause = Some(cause);
         self
     }
 
@@ -71,6 +87,16 @@ impl Error {
         let detail = "no live session comes with this request: send the browser's Cookie header; POST /v1/sessions issues a session";
         Self::new(StatusCode::UNAUTHORIZED, "no-session", detail)
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Cookie realm=\"sessiond\""))
+    }
+
+    /// The same for an id.
+    pub(super) fn no_such_session() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-session", "there is no live session of this id")
+    }
+
+    /// The caller's key is missing, unknown or too weak. Never 401: a gateway would take that for "not logged in".
+    pub(super) fn forbidden(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code, detail)
     }
 
     pub(super) fn not_found() -> Self {
@@ -104,16 +130,11 @@ impl From<session::Error> for Error {
     fn from(error: session::Error) -> Self {
         match error {
             session::Error::Store(store::Error::Unavailable(why)) => {
-                warn_now_and_then(&why);
-                Self::unavailable(
-                    "store-unavailable",
-                    "the session store does not answer: whether there is such a session is not known; try again",
-                )
+                let detail =
+                    "the session store does not answer: whether there is such a session is not known; try again";
+                Self::unavailable("store-unavailable", detail).because(Cause::Unavailable(why))
             }
-            session::Error::Store(store::Error::Unexpected(why)) => {
-                tracing::error!(why, "the store answered something unexpected");
-                Self::internal()
-            }
+            session::Error::Store(store::Error::Unexpected(why)) => Self::internal().because(Cause::Bug(why)),
             session::Error::Invalid { code, pointer, detail } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail).at(pointer)
             }
@@ -126,21 +147,14 @@ impl From<session::Error> for Error {
             session::Error::Unreadable(detail) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable-session", detail)
             }
+            session::Error::TooManySessions { limit } => {
+                let detail = format!("the user has {limit} sessions, and may have no more: revoke one first");
+                Self::new(StatusCode::CONFLICT, "too-many-sessions", detail)
+            }
             session::Error::Contention => {
                 Self::unavailable("contention", "too many callers change this session at once: try again")
             }
         }
-    }
-}
-
-/// Every call fails while a store is away: one line in a while is enough.
-fn warn_now_and_then(why: &str) {
-    const WHILE: Duration = Duration::from_secs(10);
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.is_none_or(|last| last.elapsed() >= WHILE) {
-        *last = Some(Instant::now());
-        tracing::warn!(why, "calls are answered 503; further ones within {} s are not logged", WHILE.as_secs());
     }
 }
 
@@ -153,8 +167,13 @@ pub(super) fn json(body: &impl Serialize) -> Vec<u8> {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let body = json(&self.problem);
-        (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], AppendHeaders(self.headers), body).into_response()
+        let mut response =
+            (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], AppendHeaders(self.headers), body).into_response();
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
+        response
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use axum::extract::{FromRequest, FromRequestParts, Query as AxumQuery, Request};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
@@ -18,23 +18,90 @@ use tokio::time::timeout;
 
 use super::App;
 use super::error::{Error, Result};
+use super::wire::Cookie;
 use crate::clock::Ms;
-use crate::session::{Change, Id, Session, check_user_id};
+use crate::cookie::{Unopened, Verified};
+use crate::session::{self, Change, Id, Session, check_user_id};
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// The id of the session that the request's cookie opens: it was signed by us. Whether the session is live, the store knows.
-pub(super) struct Opened(pub Id);
+/// The most that the body of a batch may take: a thousand cookies with room for what else comes in a `Cookie` header.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-impl FromRequestParts<App> for Opened {
+/// The session that a request is about: the one that its path names by id, or else the one that its cookie opens, which
+/// was signed by us. Whether it is live, the store knows.
+pub(super) struct Named {
+    /// The session's id.
+    pub id: Id,
+    /// Whether the path names it.
+    pub by_id: bool,
+}
+
+impl FromRequestParts<App> for Named {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        if let Some(id) = path(parts, app).await? {
+            return Id::parse(&id).map(|id| Self { id, by_id: true }).ok_or_else(Error::no_such_session);
+        }
         let headers = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-        let verified = app.signer.open(headers, app.set_cookie.name());
-        verified.and_then(|verified| Id::parse(&verified.id)).map(Self).ok_or_else(Error::no_session)
+        let opened = app.opened(app.signer.open(headers, app.set_cookie.name()));
+        opened.map(|id| Self { id, by_id: false }).ok_or_else(Error::no_session)
+    }
+}
+
+impl Named {
+    /// The answer when there is no such session.
+    pub(super) fn none(&self) -> Error {
+        if self.by_id { Error::no_such_session() } else { Error::no_session() }
+    }
+
+    /// What an answer does to the browser's cookie: whoever names a session by its id is not its browser, and is given a
+    /// cookie only when there is no other way to the session.
+    pub(super) fn cookie(&self, cookie: Cookie) -> Cookie {
+        if self.by_id && cookie != Cookie::New { Cookie::Kept } else { cookie }
+    }
+}
+
+impl App {
+    /// Counts what came of looking for a cookie; the id, if it has opened one.
+    pub(super) fn opened(&self, opened: std::result::Result<Verified, Unopened>) -> Option<Id> {
+        let cookies = &self.sessions.metrics().cookies;
+        match opened {
+            Ok(verified) => {
+                if verified.secret == 0 { &cookies.first } else { &cookies.older }.inc();
+                Id::parse(&verified.id)
+            }
+            Err(unopened) => {
+                if unopened == Unopened::BadSignature {
+                    cookies.bad.inc();
+                }
+                None
+            }
+        }
+    }
+}
+
+/// The one variable of the path, percent-decoded, where there is one.
+async fn path(parts: &mut Parts, app: &App) -> Result<Option<String>> {
+    let path = <Path<String> as OptionalFromRequestParts<App>>::from_request_parts(parts, app).await;
+    path.map(|path| path.map(|Path(text)| text))
+        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, "invalid-path", error.body_text()))
+}
+
+/// The user whom the path names.
+pub(super) struct UserId(pub String);
+
+impl FromRequestParts<App> for UserId {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let user_id = path(parts, app).await?.unwrap_or_default();
+        let refused = |error: session::Error| Error::new(StatusCode::BAD_REQUEST, "invalid-user-id", error.to_string());
+        check_user_id(&user_id, "the path").map_err(refused)?;
+        Ok(Self(user_id))
     }
 }
 
@@ -109,6 +176,22 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
             _ if body.is_empty() => Ok(Self(T::default())),
             Some(JSON) => parse::<Option<Object<T>>>(&body)
                 .map(|value| Self(value.map_or_else(T::default, |Object(value)| value))),
+            _ => Err(unsupported(&format!("send the body as {JSON}"))),
+        }
+    }
+}
+
+/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`].
+pub(super) struct BatchJson<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        let body = read_up_to(MAX_BATCH_BYTES, request, app).await?;
+        match media_type.as_deref() {
+            Some(JSON) => parse::<Object<T>>(&body).map(|Object(batch)| Self(batch)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
@@ -189,7 +272,10 @@ fn unsupported(detail: &str) -> Error {
 
 /// The whole body, within the limits of size and time.
 async fn read(request: Request, app: &App) -> Result<Bytes> {
-    let limit = app.max_body_bytes;
+    read_up_to(app.max_body_bytes, request, app).await
+}
+
+async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<Bytes> {
     let body = Limited::new(request.into_body(), limit);
     // Not even begun, when the sender says that it is too long.
     let too_large =

@@ -1,11 +1,14 @@
 //! The HTTP API: every route, and the middleware in order.
 
+mod docs;
 mod error;
 mod extract;
+mod guard;
 mod openapi;
 mod ops;
 mod session;
 mod sessions;
+mod users;
 mod wire;
 
 use std::any::Any;
@@ -13,25 +16,23 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use self::error::Error;
+use self::guard::{Guard, guard};
+use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
 use crate::session::Sessions;
-
-/// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
-const WORK: Duration = Duration::from_secs(5);
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ pub struct App(Arc<Shared>);
 /// The inside of [`App`].
 pub struct Shared {
     sessions: Sessions,
+    keys: ArcSwap<Keys>,
     signer: Signer,
     set_cookie: SetCookie,
     max_body_bytes: usize,
@@ -66,39 +68,77 @@ impl App {
             max_body_bytes: 2 * sessions.policy().max_data_bytes + 16 * 1024,
             read_timeout: Duration::from_millis(server.read_timeout.unsigned_abs()),
             in_flight: Semaphore::new(server.max_in_flight),
+            keys: ArcSwap::from_pointee(config.keys.clone()),
             sessions,
         }))
     }
+
+    /// From now on, these are the callers' keys.
+    pub fn set_keys(&self, keys: Keys) {
+        self.0.keys.store(Arc::new(keys));
+    }
 }
 
-/// Every route.
-fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::Contract::openapi())
-        .routes(routes!(sessions::issue))
-        .routes(routes!(session::resolve, session::revoke))
-        .routes(routes!(session::update, session::replace))
-        .routes(routes!(session::touch))
-        .routes(routes!(session::regenerate))
-        .routes(routes!(ops::livez))
-        .routes(routes!(ops::readyz))
-        .routes(routes!(ops::contract))
+type Route = UtoipaMethodRouter<App>;
+
+/// Every route for callers, with the scope that it needs.
+fn routes() -> Vec<(Scope, Route)> {
+    let session = || {
+        vec![
+            (Scope::Resolve, routes!(session::resolve)),
+            (Scope::Session, routes!(session::update)),
+            (Scope::Session, routes!(session::replace)),
+            (Scope::Session, routes!(session::touch)),
+            (Scope::Session, routes!(session::regenerate)),
+            (Scope::Session, routes!(session::revoke)),
+        ]
+    };
+    let mut routes =
+        vec![(Scope::Session, routes!(sessions::issue)), (Scope::Resolve, routes!(sessions::resolve_many))];
+    routes.extend(session());
+    routes.extend(session().into_iter().map(|(_, route)| (Scope::Admin, openapi::by_id(route))));
+    routes.push((Scope::Admin, routes!(users::list)));
+    routes.push((Scope::Admin, routes!(users::revoke)));
+    routes
 }
 
-/// The API as a service.
-pub fn router(app: App) -> Router {
-    let (router, _) = routes().split_for_parts();
-    around(router, app)
+/// Every route for those who run the service: nobody needs a key, and none tells of a session.
+fn ops_routes() -> Vec<Route> {
+    vec![
+        routes!(ops::livez),
+        routes!(ops::readyz),
+        routes!(ops::metrics),
+        routes!(ops::contract),
+        routes!(docs::page),
+        routes!(docs::asset),
+    ]
 }
 
-/// What stands around the routes, from the outside in: the guard, the catching of panics, and the answers to what is no
-/// route.
-fn around(router: Router<App>, app: App) -> Router {
+/// The API as a service. `ops`: whether it has the ops routes too.
+pub fn router(app: &App, ops: bool) -> Router {
+    let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
+    let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
+    around(routes.chain(ops_routes), app)
+}
+
+/// The ops routes alone, for a listener of their own.
+pub fn ops_router(app: &App) -> Router {
+    around(ops_routes().into_iter().map(|route| (None, route)), app)
+}
+
+/// Puts the guard around each route, with the catching of panics inside, and adds the answers to what is no route.
+fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App) -> Router {
+    let mut router = Router::new();
+    for (scope, (_, paths, methods)) in routes {
+        let (path, method) = openapi::names(&paths);
+        let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone()), guard);
+        router = router.route(&path, methods.route_layer(CatchPanicLayer::custom(panicked)).route_layer(guard));
+    }
+    let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into()), guard);
     router
-        .fallback(async || Error::not_found())
-        .method_not_allowed_fallback(async || Error::method_not_allowed())
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(app.clone(), guard))
-        .with_state(app)
+        .fallback((async || Error::not_found()).layer(guard.clone()))
+        .method_not_allowed_fallback((async || Error::method_not_allowed()).layer(guard))
+        .with_state(app.clone())
 }
 
 /// The contract as the handlers state it, in YAML.
@@ -107,25 +147,13 @@ fn around(router: Router<App>, app: App) -> Router {
 /// Never: the document is made of what is compiled in.
 #[must_use]
 pub fn contract() -> String {
-    let (_, contract) = routes().split_for_parts();
+    let routes = routes().into_iter().map(|(scope, route)| openapi::guarded(scope, route));
+    let router = OpenApiRouter::with_openapi(openapi::Contract::openapi());
+    let router = routes.chain(ops_routes()).fold(router, OpenApiRouter::routes);
+    let (_, mut contract) = router.split_for_parts();
+    // Only the page itself asks for its parts.
+    contract.paths.paths.remove(docs::ASSET);
     contract.to_yaml().expect("the contract can be written as YAML")
-}
-
-/// Bounds how many requests are in work and for how long, and keeps every answer out of caches.
-async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    // Those who ask whether the process is well are answered also when it has much to do.
-    let counts = request.uri().path().starts_with("/v1/");
-    let mut response = match counts.then(|| app.in_flight.try_acquire()).transpose() {
-        Err(_) => Error::unavailable("overloaded", "too many requests are in work: try again").into_response(),
-        Ok(_permit) => timeout(app.read_timeout + WORK, next.run(request)).await.unwrap_or_else(|_| {
-            Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
-                .into_response()
-        }),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 /// The panic hook has logged it.

@@ -43,6 +43,21 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Response> {
     Ok(health("ready"))
 }
 
+/// Metrics for Prometheus
+///
+/// In the text format of OpenMetrics. No label is an id, a user or a caller; docs/metrics.md lists them all.
+#[utoipa::path(
+    get, path = "/metrics", tag = "ops",
+    responses(
+        (status = 200, description = "Every metric", body = String, content_type = "application/openmetrics-text"),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, media_type)], app.sessions.metrics().text()).into_response()
+}
+
 /// This document
 #[utoipa::path(
     get, path = "/openapi.yaml", tag = "ops",

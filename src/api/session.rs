@@ -1,15 +1,16 @@
-//! `/v1/session`: the session that the request's cookie opens.
+//! `/v1/session` and `/v1/sessions/{id}`: one session, which the request's cookie opens or the path names. The extractor
+//! [`Named`] decides; [`by_id`](super::openapi::by_id) turns the contract of the first form into that of the second.
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{Error, Problem, Result};
-use super::extract::{IfMatch, Json, Object, Opened, OptionalJson, Patch, Query, user_id};
+use super::extract::{IfMatch, Json, Named, Object, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie};
 use crate::session::{self, Change, Id, Regenerate, Touch};
 
@@ -17,7 +18,8 @@ use crate::session::{self, Change, Id, Regenerate, Touch};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resolve {
-    /// `never` only looks, `force` extends the session in any case; without it the session is touched when that is due
+    /// `never` only looks, `force` extends the session in any case; without it the session is touched when that is due,
+    /// or, when it is named by its id, not at all
     #[serde(default)]
     #[param(inline)]
     touch: Option<TouchMode>,
@@ -84,18 +86,15 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Opti
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn resolve(
-    State(app): State<App>,
-    Query(query): Query<Resolve>,
-    Opened(id): Opened,
-) -> Result<Response> {
+pub(super) async fn resolve(State(app): State<App>, Query(query): Query<Resolve>, named: Named) -> Result<Response> {
     let touch = match query.touch {
+        None if named.by_id => Touch::Never,
         None => Touch::WhenDue,
         Some(TouchMode::Never) => Touch::Never,
         Some(TouchMode::Force) => Touch::Force,
     };
-    let session = app.sessions.resolve(&id, touch).await?.ok_or_else(Error::no_session)?;
-    app.answer(StatusCode::OK, &session, Cookie::Touched)
+    let session = app.sessions.resolve(&named.id, touch).await?.ok_or_else(|| named.none())?;
+    app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))
 }
 
 /// Revoke the session
@@ -112,14 +111,23 @@ pub(super) async fn resolve(
 )]
 pub(super) async fn revoke(
     State(app): State<App>,
-    opened: std::result::Result<Opened, Error>,
+    named: std::result::Result<Named, Error>,
     if_match: IfMatch,
 ) -> Result<Response> {
-    if let Ok(Opened(id)) = opened {
-        require(&app, &id, &if_match).await?;
-        app.sessions.revoke(&id).await?;
+    match named {
+        Ok(Named { id, by_id }) => {
+            require(&app, &id, &if_match).await?;
+            let revoked = app.sessions.revoke(&id).await?;
+            match (by_id, revoked) {
+                (true, true) => Ok(StatusCode::NO_CONTENT.into_response()),
+                (true, false) => Err(Error::no_such_session()),
+                (false, _) => app.cleared(),
+            }
+        }
+        // No cookie, or none of ours.
+        Err(error) if error.status() == StatusCode::UNAUTHORIZED => app.cleared(),
+        Err(error) => Err(error),
     }
-    app.cleared()
 }
 
 /// Update the data
@@ -143,13 +151,16 @@ pub(super) async fn revoke(
 )]
 pub(super) async fn update(
     State(app): State<App>,
-    Opened(id): Opened,
+    named: Named,
     if_match: IfMatch,
     Patch(change): Patch,
 ) -> Result<Response> {
-    let session =
-        app.sessions.update(&id, &change, |session| if_match.holds(session)).await?.ok_or_else(Error::no_session)?;
-    app.answer(StatusCode::OK, &session, Cookie::Updated)
+    let session = app
+        .sessions
+        .update(&named.id, &change, |session| if_match.holds(session))
+        .await?
+        .ok_or_else(|| named.none())?;
+    app.answer(StatusCode::OK, &session, named.cookie(Cookie::Updated))
 }
 
 /// Replace the data
@@ -166,14 +177,17 @@ pub(super) async fn update(
 )]
 pub(super) async fn replace(
     State(app): State<App>,
-    Opened(id): Opened,
+    named: Named,
     if_match: IfMatch,
     Json(data): Json<Map<String, Value>>,
 ) -> Result<Response> {
     let change = Change::Replace(data);
-    let session =
-        app.sessions.update(&id, &change, |session| if_match.holds(session)).await?.ok_or_else(Error::no_session)?;
-    app.answer(StatusCode::OK, &session, Cookie::Updated)
+    let session = app
+        .sessions
+        .update(&named.id, &change, |session| if_match.holds(session))
+        .await?
+        .ok_or_else(|| named.none())?;
+    app.answer(StatusCode::OK, &session, named.cookie(Cookie::Updated))
 }
 
 /// Touch the session
@@ -189,10 +203,10 @@ pub(super) async fn replace(
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn touch(State(app): State<App>, Opened(id): Opened, if_match: IfMatch) -> Result<Response> {
-    require(&app, &id, &if_match).await?;
-    let session = app.sessions.resolve(&id, Touch::Force).await?.ok_or_else(Error::no_session)?;
-    app.answer(StatusCode::OK, &session, Cookie::Touched)
+pub(super) async fn touch(State(app): State<App>, named: Named, if_match: IfMatch) -> Result<Response> {
+    require(&app, &named.id, &if_match).await?;
+    let session = app.sessions.resolve(&named.id, Touch::Force).await?.ok_or_else(|| named.none())?;
+    app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))
 }
 
 /// Regenerate the session
@@ -206,13 +220,14 @@ pub(super) async fn touch(State(app): State<App>, Opened(id): Opened, if_match: 
     responses(
         (status = 200, description = "The session under its new id", body = Body, headers(("Set-Cookie" = String, description = "The new cookie"), ("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The user has as many sessions as they may have, and the service is configured to refuse more", body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The session is not the one that If-Match names", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn regenerate(
     State(app): State<App>,
-    Opened(id): Opened,
+    named: Named,
     if_match: IfMatch,
     OptionalJson(wanted): OptionalJson<Regeneration>,
 ) -> Result<Response> {
@@ -225,8 +240,8 @@ pub(super) async fn regenerate(
     };
     let session = app
         .sessions
-        .regenerate(&id, wanted, move |session| if_match.holds(session))
+        .regenerate(&named.id, wanted, move |session| if_match.holds(session))
         .await?
-        .ok_or_else(Error::no_session)?;
+        .ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, Cookie::New)
 }

@@ -1,17 +1,22 @@
-//! `/v1/sessions`: issuing.
+//! `/v1/sessions`: issuing, and resolving many at once.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{Problem, Result};
-use super::extract::{Object, OptionalJson, user_id};
-use super::wire::{Body, Client, Cookie};
-use crate::session::NewSession;
+use super::error::{Error, Problem, Result};
+use super::extract::{BatchJson, Object, OptionalJson, user_id, within};
+use super::wire::{Body, Client, Cookie, ok};
+use crate::session::{Id, NewSession, Session};
+
+/// How many cookies one call may resolve.
+const MAX_BATCH: usize = 1000;
+/// The longest of them, in bytes: what a request's head may hold.
+const MAX_COOKIE_BYTES: usize = 16 * 1024;
 
 /// A session to issue
 #[derive(Default, Deserialize, ToSchema)]
@@ -49,6 +54,7 @@ pub(super) struct Issue {
     responses(
         (status = 201, description = "Issued", body = Body, headers(("Set-Cookie" = String, description = "The session's cookie"), ("ETag" = String, description = "Names user and data"))),
         (status = 204, description = "Nothing to store yet: there is no user and no data"),
+        (status = 409, description = "The user has as many sessions as they may have, and the service is configured to refuse more", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -64,4 +70,79 @@ pub(super) async fn issue(State(app): State<App>, OptionalJson(wanted): Optional
         Some(session) => app.answer(StatusCode::CREATED, &session, Cookie::New),
         None => Ok(StatusCode::NO_CONTENT.into_response()),
     }
+}
+
+/// Cookies to resolve
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"cookies": ["connect.sid=s%3A5b0c9ce5-70c3-4c0c-8d4e-0b8f0f8b3c11.pZ1qYQ…", "s%3A…"]}))]
+pub(super) struct Batch {
+    /// Each a Cookie header as the browser sent it, or the bare value of the session's cookie
+    #[schema(max_items = 1000, schema_with = cookies)]
+    cookies: Vec<String>,
+}
+
+fn cookies() -> utoipa::openapi::schema::ArrayBuilder {
+    use utoipa::openapi::Type;
+    use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder};
+    let cookie = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_COOKIE_BYTES));
+    ArrayBuilder::new()
+        .items(cookie)
+        .max_items(Some(MAX_BATCH))
+        .description(Some("Each a Cookie header as the browser sent it, or the bare value of the session's cookie"))
+}
+
+/// The sessions behind a batch of cookies
+#[derive(Serialize, ToSchema)]
+pub(super) struct Resolved<'a> {
+    /// In the order of the cookies; null: that cookie opens no live session
+    #[schema(value_type = Vec<Option<Body>>)]
+    sessions: Vec<Option<Body<'a>>>,
+    /// The positions of those, null above, whose record cannot be read: whether they are live is not known
+    unreadable: Vec<usize>,
+}
+
+/// Resolve many
+///
+/// Up to 1000 cookies in one call, each touched as a resolve of its own would.
+#[utoipa::path(
+    post, path = "/v1/sessions/resolve", tag = "sessions",
+    request_body(content = Batch),
+    responses(
+        (status = 200, description = "What they open", body = Resolved),
+        (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): BatchJson<Batch>) -> Result<Response> {
+    let cookies = batch.cookies;
+    if cookies.len() > MAX_BATCH {
+        let detail = format!("one call resolves up to {MAX_BATCH} cookies, and these are {}", cookies.len());
+        return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "out-of-bounds", detail).at("/cookies"));
+    }
+    for (position, cookie) in cookies.iter().enumerate() {
+        within(Some(cookie), 0..=MAX_COOKIE_BYTES, &format!("/cookies/{position}"))?;
+    }
+    let opened: Vec<Option<Id>> =
+        cookies.iter().map(|cookie| app.opened(app.signer.open_text(cookie, app.set_cookie.name()))).collect();
+    let ids: Vec<Id> = opened.iter().flatten().cloned().collect();
+    let mut found = app.sessions.resolve_many(&ids).await?.into_iter();
+    let mut unreadable = Vec::new();
+    let mut sessions: Vec<Option<(Session, Option<String>)>> = Vec::with_capacity(cookies.len());
+    for (position, id) in opened.iter().enumerate() {
+        let session = match id.as_ref().and_then(|_| found.next()).transpose() {
+            Ok(session) => session.flatten(),
+            Err(_) => {
+                unreadable.push(position);
+                None
+            }
+        };
+        sessions.push(session.map(|session| {
+            let set_cookie = app.set_cookie(&session, Cookie::Touched);
+            (session, set_cookie)
+        }));
+    }
+    let bodies = sessions.iter().map(|session| {
+        session.as_ref().map(|(session, set_cookie)| Body::new(session, set_cookie.as_deref())).transpose()
+    });
+    Ok(ok(&Resolved { sessions: bodies.collect::<Result<_>>()?, unreadable }))
 }

@@ -1,8 +1,7 @@
 //! What no route of ours does: panic, and take too long.
 
 use axum::body::Body;
-use axum::http::StatusCode;
-use axum::routing::get;
+use axum::http::{Request, StatusCode, header};
 use clap::Parser;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
@@ -18,17 +17,26 @@ struct Flags {
     config: Config,
 }
 
+#[utoipa::path(get, path = "/panic")]
+async fn panics() -> &'static str {
+    panic!("this is meant")
+}
+
+#[utoipa::path(get, path = "/v1/slow")]
+async fn slow() -> &'static str {
+    std::future::pending().await
+}
+
 async fn answer(path: &str) -> (StatusCode, String) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("test.db").display());
     let config = Flags::try_parse_from(["sessiond", "--store", &url]).unwrap().config;
     let checked = config.check().unwrap();
     let store = store::open(&checked.store, &checked.key_prefix).await.unwrap();
-    let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system());
-    let routes = Router::new()
-        .route("/panic", get(async || -> &'static str { panic!("this is meant") }))
-        .route("/v1/slow", get(std::future::pending::<&'static str>));
-    let service = around(routes, App::new(sessions, &checked, &config.server));
+    let sessions =
+        Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::default());
+    let app = App::new(sessions, &checked, &config.server);
+    let service = around([(None, routes!(panics)), (Some(Scope::Resolve), routes!(slow))].into_iter(), &app);
     let response = service.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");

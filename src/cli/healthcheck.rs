@@ -1,4 +1,4 @@
-//! `healthcheck`: whether the service on this machine can serve.
+//! `sessiond healthcheck`: asks a running service whether it can serve.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::config::Listen;
 /// How long a health check waits.
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(listen: &Listen) -> Result<(), String> {
+/// Asks for /readyz, which asks the store.
+pub(super) async fn healthcheck(listen: &Listen) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("{listen} is not healthy: {error}");
     let asked = async {
         match listen {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::ops::{self, Ops, is_cookie_value};
 use super::output::{columns, count, escaped, json_escaped, moment, print, print_json, span};
 use crate::clock::{Clock, Ms, rfc3339};
-use crate::cookie::{self, Signer};
+use crate::cookie::{Signer, Unopened, Verified};
 use crate::session::{Client, Error, Id, Stored};
 
 /// Which session to show.
@@ -95,16 +95,18 @@ impl Inspect {
         let config = &self.ops.config;
         let secrets = config.secrets(&self.ops.rules()?.store)?;
         let name = &config.cookie.cookie_name;
-        let header = if is_cookie_value(given) { format!("{name}={given}") } else { without_name(given).to_owned() };
-        if cookie::values(header.as_bytes(), name.as_bytes()).next().is_none() {
-            return Err(format!("there is no cookie called {name} in this: --cookie-name names another"));
+        match Signer::new(&secrets).open_text(without_name(given), name) {
+            Ok(Verified { id, secret }) => {
+                let id = ops::id(&id)?;
+                Ok(Ok((id, Signature { secret: secret + 1, of: secrets.len() })))
+            }
+            Err(Unopened::BadSignature) => {
+                Ok(Err(format!("the signature is wrong: no secret that is known here ({}) made it", secrets.len())))
+            }
+            Err(Unopened::Absent) => {
+                Err(format!("there is no cookie called {name} in this: --cookie-name names another"))
+            }
         }
-        let verified = Signer::new(&secrets).open([header.as_bytes()], name);
-        let opened = verified.and_then(|verified| {
-            Some((Id::parse(&verified.id)?, Signature { secret: verified.secret + 1, of: secrets.len() }))
-        });
-        let wrong = || format!("the signature is wrong: no secret that is known here ({}) made it", secrets.len());
-        Ok(opened.ok_or_else(wrong))
     }
 }
 

@@ -10,9 +10,6 @@ use super::output::{count, escaped, print, print_json, relative, table};
 use crate::clock::{Clock, Ms, rfc3339};
 use crate::session::{Client, Session, check_user_id};
 
-/// How many rows one call to the store asks for.
-const PAGE: usize = 1000;
-
 /// Whose sessions to list.
 #[derive(Debug, Args)]
 #[command(after_help = "Exits 0 when it could list them, also when there are none; else 2.")]
@@ -54,9 +51,8 @@ impl List {
         let (mut sessions, mut after) = (Vec::new(), None);
         // One more than to show tells whether there are more.
         while sessions.len() <= self.limit {
-            let wanted = (self.limit - sessions.len()).saturating_add(1).min(PAGE);
-            let from = after.as_ref().map(|(rank, id): &(Ms, String)| (*rank, id.as_str()));
-            let page = store.list(&self.user, from, wanted).await.map_err(|error| error.to_string())?;
+            let wanted = (self.limit - sessions.len()).saturating_add(1);
+            let page = store.list(&self.user, after, wanted).await.map_err(|error| error.to_string())?;
             sessions.extend(page.sessions);
             after = page.next;
             if after.is_none() {

@@ -1,5 +1,7 @@
 //! What the ops commands have in common: they act on the service's own store, under its own flags.
 
+use std::sync::Arc;
+
 use clap::{Arg, Args};
 
 use crate::clock::Clock;
@@ -41,7 +43,7 @@ impl Ops {
     pub(super) async fn sessions(&self) -> Result<Sessions, String> {
         let Rules { store: url, key_prefix, attributes, policy } = self.rules()?;
         let store = store::open(&url, &key_prefix).await.map_err(|why| format!("--store {url}: {why}"))?;
-        Ok(Sessions::new(store, policy, attributes, Clock::system()))
+        Ok(Sessions::new(store, policy, attributes, Clock::system(), Arc::default()))
     }
 
     /// The store as a whole.

@@ -40,14 +40,14 @@ impl Revoke {
         let sessions = self.ops.sessions().await?;
         let revoked = match (&self.user, &id) {
             (Some(user), _) => sessions.revoke_user(user, except.as_ref()).await,
-            (None, Some(id)) => sessions.revoke(id).await.map(u64::from),
+            (None, Some(id)) => sessions.revoke(id).await.map(usize::from),
             (None, None) => Ok(0),
         }
         .map_err(|error| error.to_string())?;
         if self.ops.json {
             print_json(&json!({ "revoked": revoked }))?;
         } else {
-            print(&format!("{} ended\n", count(revoked, "session")))?;
+            print(&format!("{} ended\n", count(revoked as u64, "session")))?;
         }
         Ok(ExitCode::SUCCESS)
     }

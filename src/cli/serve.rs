@@ -1,21 +1,26 @@
-//! `serve`: the service, from its start to its end.
+//! `sessiond serve`: the service, from its configuration to its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, App};
 use crate::clock::Clock;
-use crate::config::{Checked, Config, Format, Listen};
+use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
-use crate::{store, telemetry};
+use crate::store;
+use crate::telemetry::{self, Metrics};
 
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(config: &Config) -> Result<(), String> {
+/// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
+pub(super) async fn serve(config: &Config) -> Result<(), String> {
     telemetry::start(&config.logs);
     let checked = config.check()?;
     if config.check_config {
@@ -26,15 +31,55 @@ pub(super) async fn run(config: &Config) -> Result<(), String> {
     let store = store::open(&checked.store, &checked.key_prefix)
         .await
         .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system());
-    let listen = &config.server.listen;
-    let listener = Listener::bind(listen).await.map_err(|error| format!("--listen {listen}: {error}"))?;
-    greet(config, &checked, &listener.address().unwrap_or_else(|| listen.clone()));
-    let purging = tokio::spawn(purge(sessions.clone()));
-    server::serve(listener, api::router(App::new(sessions, &checked, &config.server)), &config.server, stop).await;
-    purging.abort();
+    let metrics = Arc::new(Metrics::new());
+    let sessions =
+        Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
+    let app = App::new(sessions.clone(), &checked, &config.server);
+    let listener = bind("--listen", &config.server.listen).await?;
+    let ops = match &config.server.ops_addr {
+        Some(address) => Some(bind("--ops-addr", address).await?),
+        None => None,
+    };
+    let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
+    greet(config, &checked, &listener, ops.as_ref());
+    let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
+    let background = [tokio::spawn(purge(sessions)), tokio::spawn(reloading)];
+    let (stopping, stopped) = watch::channel(false);
+    let stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let main = server::serve(listener, api::router(&app, ops.is_none()), &config.server, &metrics, stopped());
+    let ops = async {
+        if let Some(listener) = ops {
+            server::serve(listener, api::ops_router(&app), &config.server, &metrics, stopped()).await;
+        }
+    };
+    tokio::join!(main, ops, async {
+        stop.await;
+        stopping.send_replace(true);
+    });
+    background.iter().for_each(JoinHandle::abort);
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn bind(flag: &str, listen: &Listen) -> Result<Listener, String> {
+    Listener::bind(listen).await.map_err(|error| format!("{flag} {listen}: {error}"))
+}
+
+/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing.
+async fn reload_keys(mut hangups: Signal, keys: Keys, app: App) {
+    while hangups.recv().await.is_some() {
+        match keys.load() {
+            Ok(_) if !keys.has_file() => tracing::warn!("SIGHUP: there is no --api-key-file to read again"),
+            Ok(keys) => {
+                tracing::info!(keys = keys.len(), "SIGHUP: the callers' keys were read again");
+                app.set_keys(keys);
+            }
+            Err(why) => tracing::error!(why, "SIGHUP: the callers' keys stay as they were"),
+        }
+    }
 }
 
 /// Ends at SIGTERM or SIGINT.
@@ -64,28 +109,43 @@ async fn purge(sessions: Sessions) {
 }
 
 /// Says where things are and what to try.
-fn greet(config: &Config, checked: &Checked, at: &Listen) {
+fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>) {
+    let at = &listener.address().unwrap_or_else(|| config.server.listen.clone());
+    let ops = ops.and_then(Listener::address).unwrap_or_else(|| at.clone());
     let secret = checked
         .secret_file
         .as_ref()
         .map_or("as configured".into(), |file| format!("{} (keep it with the database)", file.display()));
+    let keys = checked.keys.len();
     if config.logs.log_format == Format::Json {
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %at, store = %checked.store, secret, "serving");
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, listen = %at, ops = %ops, store = %checked.store, secret, keys, "serving");
         return;
     }
-    let (curl, url) = match at.local() {
-        Listen::Tcp(address) => ("curl".to_owned(), format!("http://{address}")),
-        Listen::Unix(path) => (format!("curl --unix-socket {}", path.display()), "http://localhost".into()),
-    };
     let secure = if checked.attributes.secure {
         "Secure: over HTTPS, and on localhost"
     } else {
         "not Secure: also over plain HTTP"
     };
-    eprintln!(
-        "sessiond {} listens on {at}\n  sessions  {}\n  secret    {secret}\n  cookie    {}, {secure}\n  try       {curl} -i {url}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'\n            {curl} {url}/openapi.yaml",
-        env!("CARGO_PKG_VERSION"),
-        checked.store,
-        checked.attributes.name,
-    );
+    let (callers, key) = match keys {
+        0 => ("whoever reaches this address; `sessiond keygen` makes keys".to_owned(), ""),
+        1 => ("who has the key".to_owned(), " -H \"authorization: Bearer $KEY\""),
+        _ => (format!("who has one of the {keys} keys"), " -H \"authorization: Bearer $KEY\""),
+    };
+    eprintln!("sessiond {} listens on {at}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  sessions  {}", checked.store);
+    eprintln!("  secret    {secret}");
+    eprintln!("  cookie    {}, {secure}", checked.attributes.name);
+    eprintln!("  callers   {callers}");
+    let issue = "/v1/sessions -H content-type:application/json -d '{\"user_id\":\"ada\"}'";
+    eprintln!("  try       {}{issue}{key}", curl(at, " -i"));
+    eprintln!("            {}/docs", curl(&ops, ""));
+}
+
+/// How to reach an address by curl, up to where the path begins.
+fn curl(at: &Listen, flags: &str) -> String {
+    match at.local() {
+        Listen::Tcp(address) => format!("curl{flags} http://{address}"),
+        Listen::Unix(path) => format!("curl{flags} --unix-socket {} http://localhost", path.display()),
+    }
 }

@@ -4,10 +4,12 @@ use clap::{ArgAction, Args};
 
 use super::{bounds, duration};
 use crate::clock::Ms;
-use crate::session::{MAX_SPAN, MIN_SPAN, Policy};
+use crate::session::{MAX_SPAN, MIN_SPAN, OnLimit, Policy};
 
 /// The most that `--max-data-bytes` may be.
 const MAX_DATA_BYTES: usize = 4 * 1024 * 1024;
+/// The most that `--max-sessions-per-user` may be.
+const MAX_SESSIONS_PER_USER: usize = 10_000;
 
 /// The rules of sessions. Durations are written 30s, 24h, 400d, or as a bare number of milliseconds.
 #[derive(Debug, Clone, Args)]
@@ -46,6 +48,13 @@ pub struct Session {
     /// The most that a session's data may take as JSON
     #[arg(long, env = "SESSIOND_MAX_DATA_BYTES", default_value_t = 65_536, value_name = "BYTES")]
     pub max_data_bytes: usize,
+    /// How many sessions a user may have at once; without it, as many as they like
+    #[arg(long, env = "SESSIOND_MAX_SESSIONS_PER_USER", value_name = "N")]
+    pub max_sessions_per_user: Option<usize>,
+    /// What happens when a user would get one more: the one issued first ends, the one touched longest ago ends, or the
+    /// new one is refused (409)
+    #[arg(long, env = "SESSIOND_ON_LIMIT", default_value = "evict-oldest", value_name = "WHAT")]
+    pub on_limit: OnLimit,
 }
 
 impl Session {
@@ -69,6 +78,9 @@ impl Session {
         if !(2..=MAX_DATA_BYTES).contains(&self.max_data_bytes) {
             return Err(format!("--max-data-bytes is {}: use 2 to {MAX_DATA_BYTES}", self.max_data_bytes));
         }
+        if self.max_sessions_per_user.is_some_and(|limit| !(1..=MAX_SESSIONS_PER_USER).contains(&limit)) {
+            return Err(format!("--max-sessions-per-user takes 1 to {MAX_SESSIONS_PER_USER}"));
+        }
         let user_pointer = match self.user_pointer.as_deref() {
             None => None,
             Some(text) => Some(text.parse().map_err(|why| format!("--user-pointer {text:?}: {why}"))?),
@@ -85,6 +97,8 @@ impl Session {
             browser_session: self.browser_session,
             user_pointer,
             max_data_bytes: self.max_data_bytes,
+            max_sessions_per_user: self.max_sessions_per_user,
+            on_limit: self.on_limit,
         })
     }
 }

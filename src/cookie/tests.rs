@@ -7,7 +7,7 @@ fn signer(secrets: &[&str]) -> Signer {
 }
 
 fn open(signer: &Signer, header: &[u8]) -> Option<String> {
-    signer.open([header], "connect.sid").map(|verified| verified.id)
+    signer.open([header], "connect.sid").ok().map(|verified| verified.id)
 }
 
 #[test]

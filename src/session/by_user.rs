@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Id, Record, STEP, Session, Sessions, finish};
+use super::{Error, Id, Record, Session, Sessions, finish};
 use crate::clock::Ms;
-use crate::store::{Listed, Outcome};
+use crate::store::{Listed, Store};
+
+/// How many sessions of a user are read at once: records may be large.
+const STEP: usize = 200;
 
 /// One page of a user's sessions.
 #[derive(Debug)]
@@ -15,20 +18,37 @@ pub struct Listing {
     pub next: Option<(Ms, String)>,
 }
 
+/// One page of what the store lists under a user, without the data.
+pub(super) struct Page {
+    /// Those that are the user's.
+    pub theirs: Vec<Row>,
+    /// How many are not: they have passed to another user under the same id.
+    pub others: usize,
+    /// Where the next page begins; None: this was the last.
+    pub next: Option<(Ms, String)>,
+}
+
+/// A session of a user. Times are unknown for a record that cannot be read, or that Express made.
+pub(super) struct Row {
+    pub id: String,
+    pub created_at: Option<Ms>,
+    pub touched_at: Option<Ms>,
+}
+
 impl Sessions {
     /// Ends every session of a user but `except`; says how many. Every session that was acknowledged before this
     /// began is dead when it answers, under whatever id a concurrent regenerate has given it.
     ///
     /// # Errors
     /// [`Error::Store`]: some may have ended; ask again.
-    pub async fn revoke_user(&self, user_id: &str, except: Option<&Id>) -> Result<u64, Error> {
+    pub async fn revoke_user(&self, user_id: &str, except: Option<&Id>) -> Result<usize, Error> {
         let (sessions, user_id, except) = (self.clone(), user_id.to_owned(), except.cloned());
         // A caller that hangs up does not stop it halfway.
         finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
     }
 
     /// Always from the top: a session that is touched or regenerated meanwhile moves there.
-    async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<u64, Error> {
+    async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<usize, Error> {
         let mut revoked = 0;
         let mut spared = HashSet::new();
         loop {
@@ -36,16 +56,17 @@ impl Sessions {
             let limit = STEP + spared.len();
             let rows = self.store().list_by_user(user_id, None, limit, now).await?;
             let mut again = rows.len() == limit;
-            for row in rows {
-                if except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(&row, user_id) {
-                    spared.insert(row.id);
-                    continue;
-                }
-                match self.store().remove(&row.id, None, Some(user_id), now).await? {
-                    Outcome::Applied => revoked += 1,
-                    // Gone since it was listed: perhaps regenerated, and then its successor is listed now.
-                    _ => again = true,
-                }
+            let (kept, ended): (Vec<_>, Vec<_>) = rows
+                .into_iter()
+                .partition(|row| except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(row, user_id));
+            spared.extend(kept.into_iter().map(|row| row.id));
+            if !ended.is_empty() {
+                let ids: Vec<&str> = ended.iter().map(|row| row.id.as_str()).collect();
+                let removed = self.store().remove(&ids, Some(user_id), now).await?;
+                self.metrics().revoked.by_user.inc_by(removed as u64);
+                revoked += removed;
+                // Some were gone since they were listed: perhaps regenerated, and then their successors are listed now.
+                again |= removed < ids.len();
             }
             if !again {
                 return Ok(revoked);
@@ -58,18 +79,44 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn list(&self, user_id: &str, after: Option<(Ms, &str)>, limit: usize) -> Result<Listing, Error> {
+    pub async fn list(&self, user_id: &str, after: Option<(Ms, String)>, limit: usize) -> Result<Listing, Error> {
         let now = self.now();
-        let rows = self.store().list_by_user(user_id, after, limit, now).await?;
-        let last = rows.last().filter(|_| rows.len() == limit);
-        let next = last.map(|row| (row.rank, row.id.clone()));
-        let sessions = rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
-            let id = Id::parse(&row.id)?;
-            let record = Record::decode(&row.found.record).ok()?;
-            let standing = self.policy().standing(&record, row.found.expires_at, now)?;
-            Some(self.session(&id, &record, standing, false))
-        });
-        Ok(Listing { sessions: sessions.collect(), next })
+        let mut listing = Listing { sessions: Vec::new(), next: after };
+        let mut left = limit;
+        loop {
+            let step = STEP.min(left);
+            let after = listing.next.as_ref().map(|(rank, id)| (*rank, id.as_str()));
+            let rows = self.store().list_by_user(user_id, after, step, now).await?;
+            listing.next = next(&rows, step);
+            left -= rows.len();
+            listing.sessions.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
+                let id = Id::parse(&row.id)?;
+                let record = Record::decode(&row.found.record).ok()?;
+                let standing = self.policy().standing(&record, row.found.expires_at, now)?;
+                Some(self.session(&id, &record, standing, false))
+            }));
+            if left == 0 || listing.next.is_none() {
+                return Ok(listing);
+            }
+        }
+    }
+
+    /// Everything that the store lists under a user, page by page.
+    pub(super) async fn page(&self, user_id: &str, after: Option<&(Ms, String)>, now: Ms) -> Result<Page, Error> {
+        let after = after.map(|(rank, id)| (*rank, id.as_str()));
+        let rows = self.store().list_by_user(user_id, after, STEP, now).await?;
+        let next = next(&rows, STEP);
+        let count = rows.len();
+        let theirs: Vec<Row> = rows
+            .into_iter()
+            .filter(|row| self.is_of(row, user_id))
+            .map(|row| {
+                let ours = Record::decode(&row.found.record).ok().and_then(|record| record.ours);
+                let times = ours.map(|ours| (ours.created_at, ours.touched_at));
+                Row { id: row.id, created_at: times.map(|times| times.0), touched_at: times.map(|times| times.1) }
+            })
+            .collect();
+        Ok(Page { others: count - theirs.len(), theirs, next })
     }
 
     /// Whether a listed entry is still the user's: an Express that logs somebody else in under the same id changes the
@@ -77,4 +124,9 @@ impl Sessions {
     fn is_of(&self, row: &Listed, user_id: &str) -> bool {
         Record::decode(&row.found.record).map_or(true, |record| self.user_of(&record).as_deref() == Some(user_id))
     }
+}
+
+/// Where the page after these rows begins.
+fn next(rows: &[Listed], limit: usize) -> Option<(Ms, String)> {
+    rows.last().filter(|_| rows.len() == limit).map(|row| (row.rank, row.id.clone()))
 }

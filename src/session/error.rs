@@ -27,6 +27,12 @@ pub enum Error {
     /// The stored record is not one that express-session or this service wrote.
     #[error("{0}")]
     Unreadable(String),
+    /// The user has as many sessions as they may have.
+    #[error("the user has {limit} sessions, and may have no more")]
+    TooManySessions {
+        /// How many they may have.
+        limit: usize,
+    },
     /// Too many writers at once; this call lost every race.
     #[error("too many writers at once")]
     Contention,

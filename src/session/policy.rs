@@ -39,6 +39,21 @@ pub struct Policy {
     pub user_pointer: Option<UserPointer>,
     /// The most that a session's data may take, as JSON, in bytes.
     pub max_data_bytes: usize,
+    /// How many sessions a user may have at once. None: as many as they like.
+    pub max_sessions_per_user: Option<usize>,
+    /// What happens when a user would get one more than that.
+    pub on_limit: OnLimit,
+}
+
+/// What happens when a user would get one session more than they may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnLimit {
+    /// The one that was issued first ends.
+    EvictOldest,
+    /// The one that was touched longest ago ends.
+    EvictIdle,
+    /// There is no new one.
+    Reject,
 }
 
 /// Where a live session stands.
@@ -131,6 +146,8 @@ mod tests {
             browser_session: false,
             user_pointer: None,
             max_data_bytes: 65_536,
+            max_sessions_per_user: None,
+            on_limit: OnLimit::EvictOldest,
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::record::Ours;
 use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, finish, span};
 use crate::clock::Ms;
-use crate::store::Outcome;
+use crate::store::{Outcome, Store};
 
 /// What may change with the id. None leaves a thing as it is. Spans are in ms.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ impl Sessions {
     /// `if_match` is asked for the session as it is before; a no ends the call.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`]; [`Error::Invalid`] as for issue and update; [`Error::Store`]: the old id may or
+    /// [`Error::PreconditionFailed`]; [`Error::Invalid`] and [`Error::TooManySessions`] as for issue; [`Error::Store`]: the old id may or
     /// may not have ended.
     pub async fn regenerate(
         &self,
@@ -56,11 +56,16 @@ impl Sessions {
             }
             let old_user = self.user_of(&old.record);
             let (ours, data) = self.successor(&old, wanted, now)?;
-            let Some(new) = self.insert(ours, data, old.record.original_max_age().is_some(), now).await? else {
-                continue;
-            };
-            match self.store().remove(id.as_str(), Some(&old.bytes), old_user.as_deref(), now).await {
-                Ok(Outcome::Applied) => return Ok(Some(new)),
+            let persistent = old.record.original_max_age().is_some();
+            // A user who logs in gets one session more; one who is logged in already does not.
+            let user = wanted.user_id.as_ref().and_then(Option::as_deref);
+            let limit = self.policy().max_sessions_per_user.filter(|_| user.is_some() && user != old_user.as_deref());
+            let new = self.insert(ours, data, persistent, limit, now).await?;
+            match self.store().remove_if(id.as_str(), &old.bytes, old_user.as_deref(), now).await {
+                Ok(Outcome::Applied) => {
+                    self.metrics().regenerated.inc();
+                    return Ok(Some(new));
+                }
                 Ok(Outcome::Missing) => {
                     self.withdraw(&new, now).await?;
                     return Ok(None);
@@ -78,7 +83,7 @@ impl Sessions {
     }
 
     async fn withdraw(&self, new: &Session, now: Ms) -> Result<(), Error> {
-        self.store().remove(new.id.as_str(), None, new.user_id.as_deref(), now).await?;
+        self.store().remove(&[new.id.as_str()], new.user_id.as_deref(), now).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Error, Id, Policy, Record, Sessions, Standing};
 use crate::clock::{Clock, Ms};
-use crate::store::{self, Check, Cursor, Found};
+use crate::store::{self, Check, Cursor, Found, Store};
 
 const HOUR: Ms = 60 * 60 * 1000;
 

@@ -1,7 +1,7 @@
 //! Update: changing the data without losing another caller's change.
 
 use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions, Standing, policy};
-use crate::store::{Entry, Outcome};
+use crate::store::{Entry, Outcome, Store};
 
 impl Sessions {
     /// Changes the session's data by compare-and-set, and touches it. None when there is no such session.

@@ -8,15 +8,17 @@
 //!   says whether it did ([`Outcome`]). So no write revives what was removed.
 //! - A write that was answered is seen by every later call, in every process on the same store.
 //! - Each entry may name a user. `list_by_user` finds every entry whose insert was answered before the listing began.
-//!   An insert that races the removal of all that was listed either is in the next listing or answers false.
+//!   An insert that races the removal of all that was listed either is in the next listing or is refused.
 //! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
 //! - Every call ends within the store's deadline.
 
+mod metered;
 mod redis;
 mod sqlite;
 mod survey;
 mod url;
 
+pub use self::metered::Metered;
 pub use self::redis::Redis;
 pub use self::sqlite::Sqlite;
 pub use self::survey::{Batch, Check, Cursor, IndexBatch, Survey, survey};
@@ -89,15 +91,30 @@ pub enum Outcome {
     Missing,
 }
 
+/// What became of an insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is there.
+    Done,
+    /// Nothing is kept: the id is taken, or the user's entries were removed meanwhile. Try again under another id.
+    Refused,
+    /// Nothing is kept: the user has as many entries as they may have.
+    Full,
+}
+
 /// The contract is at the top of this module.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Puts in a new entry. False, and nothing is kept, when the id is taken or when the user's entries were removed
-    /// meanwhile: try again under another id. An id whose entry is gone is never used again.
-    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool>;
+    /// Puts in a new entry. An id whose entry is gone is never used again. `limit`: how many entries its user may have
+    /// with this one; those count too that are being inserted, or of which the index has not learnt that they are gone
+    /// (a listing tells it).
+    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion>;
 
     /// The entry, if there is one.
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>>;
+
+    /// The entries of several ids, in their order, in one round trip.
+    async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>>;
 
     /// Puts `entry` in the place of the one whose record is `expected`, to the byte.
     async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
@@ -106,9 +123,12 @@ pub trait Store: Send + Sync + 'static {
     /// `maxmemory` does it too.
     async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome>;
 
-    /// Removes the entry if its record is `expected`, to the byte; None: whatever it is. A full Redis does it too.
-    /// `user_id` is whose it is, where known, so that the index forgets it at once and not only when next listed.
-    async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, now: Ms) -> Result<Outcome>;
+    /// Removes entries, whatever they are; says how many there were. A full Redis does it too. `user_id` is whose they
+    /// are, where known, so that the index forgets them at once and not only when next listed.
+    async fn remove(&self, ids: &[&str], user_id: Option<&str>, now: Ms) -> Result<usize>;
+
+    /// Removes the entry if its record is `expected`, to the byte; otherwise as `remove`.
+    async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, now: Ms) -> Result<Outcome>;
 
     /// Entries of a user, the latest expiry first, `limit` at most; `after` is the last row of the page before.
     async fn list_by_user(

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use self::link::Link;
 use super::url::RedisTarget;
-use super::{Entry, Error, Found, Listed, Outcome, Result, Store, deadline, within};
+use super::{Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;
 
 /// How long an insert may be under way before others may forget it, in ms; far more than the deadline of a call.
@@ -48,6 +48,19 @@ if not value then return 0 end
 if value ~= ARGV[1] then return 1 end
 redis.call('DEL', KEYS[1])
 return 2",
+    )
+});
+
+/// Puts an id into a user's index while there is room for it: 1 when there is not, 0 when it is there already.
+static RESERVE_SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "
+redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
+local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'GT')
+return 2 * added",
     )
 });
 
@@ -126,24 +139,36 @@ impl Redis {
 
 #[async_trait]
 impl Store for Redis {
-    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool> {
+    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion> {
         let deadline = deadline();
         let (key, ttl) = (self.key(id), ttl(entry.expires_at, now));
         let mut pipeline = redis::pipe();
         let Some(user_id) = entry.user_id else {
             pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
             let (set,): (Option<String>,) = self.run(&pipeline, deadline).await?;
-            return Ok(set.is_some());
+            return Ok(if set.is_some() { Insertion::Done } else { Insertion::Refused });
         };
         let index = self.index(user_id);
+        let mut reserved = false;
+        if let Some(limit) = limit {
+            let limit = Ms::try_from(limit).unwrap_or(Ms::MAX);
+            let numbers = [-(now + UNDER_WAY), -now, now, limit, ttl].map(|number| number.to_string());
+            let [under_way, from, to, limit, ttl] = numbers.each_ref().map(String::as_bytes);
+            let args = [id.as_bytes(), under_way, from, to, limit, ttl];
+            match self.invoke(&RESERVE_SCRIPT, &index, &args, deadline).await? {
+                Outcome::Changed => return Ok(Insertion::Full),
+                outcome => reserved = outcome == Outcome::Applied,
+            }
+        }
         pipeline.cmd("ZADD").arg(&index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
         prune(&mut pipeline, &index, now);
         keep(&mut pipeline, &index, entry.expires_at, now);
         pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
         pipeline.cmd("ZADD").arg(&index).arg("XX").arg("CH").arg(entry.expires_at).arg(id);
         let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline, deadline).await?;
+        let added = added || reserved;
         if set.is_some() && (confirmed || !added) {
-            return Ok(true);
+            return Ok(Insertion::Done);
         }
         let mut undo = redis::pipe();
         if set.is_some() {
@@ -156,7 +181,7 @@ impl Store for Redis {
         if !undo.is_empty() {
             self.run::<()>(&undo, deadline).await?;
         }
-        Ok(false)
+        Ok(Insertion::Refused)
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
@@ -167,6 +192,10 @@ impl Store for Redis {
         Ok(found(record, pttl, now))
     }
 
+    async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>> {
+        self.read_all(ids.iter().copied(), now, deadline()).await
+    }
+
     async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
         self.put(&REPLACE_SCRIPT, id, expected, entry, now).await
     }
@@ -175,23 +204,26 @@ impl Store for Redis {
         self.put(&TOUCH_SCRIPT, id, expected, entry, now).await
     }
 
-    async fn remove(&self, id: &str, expected: Option<&[u8]>, user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
-        let (key, deadline) = (self.key(id), deadline());
-        let outcome = if let Some(expected) = expected {
-            self.invoke(&REMOVE_SCRIPT, &key, &[expected], deadline).await?
-        } else {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("DEL").arg(&key);
-            let (removed,): (bool,) = self.run(&pipeline, deadline).await?;
-            if removed { Outcome::Applied } else { Outcome::Missing }
-        };
-        // After the key: an entry without a session heals, a session without an entry could not be revoked by user.
-        if let (Outcome::Applied | Outcome::Missing, Some(user_id)) = (outcome, user_id) {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("ZREM").arg(self.index(user_id)).arg(id).ignore();
-            if let Err(error) = self.run::<()>(&pipeline, deadline).await {
-                tracing::debug!(%error, "an index entry was not removed");
-            }
+    async fn remove(&self, ids: &[&str], user_id: Option<&str>, _now: Ms) -> Result<usize> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let deadline = deadline();
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            // Each by itself: in a cluster they are on different nodes.
+            pipeline.cmd("DEL").arg(self.key(id));
+        }
+        let removed: Vec<usize> = self.run(&pipeline, deadline).await?;
+        self.forget(ids, user_id, deadline).await;
+        Ok(removed.iter().sum())
+    }
+
+    async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
+        let deadline = deadline();
+        let outcome = self.invoke(&REMOVE_SCRIPT, &self.key(id), &[expected], deadline).await?;
+        if outcome != Outcome::Changed {
+            self.forget(&[id], user_id, deadline).await;
         }
         Ok(outcome)
     }
@@ -228,6 +260,40 @@ impl Store for Redis {
 }
 
 impl Redis {
+    /// Takes sessions that are gone out of their user's index. After their keys: an entry without a session heals, a
+    /// session without an entry could not be revoked by user.
+    async fn forget(&self, ids: &[&str], user_id: Option<&str>, deadline: Instant) {
+        let Some(user_id) = user_id.filter(|_| !ids.is_empty()) else { return };
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZREM").arg(self.index(user_id)).arg(ids).ignore();
+        if let Err(error) = self.run::<()>(&pipeline, deadline).await {
+            tracing::debug!(%error, "index entries were not removed");
+        }
+    }
+
+    /// The entries of `ids`, in their order.
+    async fn read_all<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a str> + Send,
+        now: Ms,
+        deadline: Instant,
+    ) -> Result<Vec<Option<Found>>> {
+        let mut pipeline = redis::pipe();
+        for id in ids {
+            read(&mut pipeline, &self.key(id));
+        }
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values: Vec<redis::Value> = self.run(&pipeline, deadline).await?;
+        let mut values = values.into_iter();
+        std::iter::from_fn(|| {
+            let (record, pttl) = (values.next()?, values.next()?);
+            Some(typed(record).and_then(|record| Ok(found(record, typed(pttl)?, now))))
+        })
+        .collect()
+    }
+
     /// One reading of the index: the rows whose session is there, and the ids of those whose session is not.
     async fn page(
         &self,
@@ -253,18 +319,11 @@ impl Redis {
                 .map(|(id, score)| (id, score as Ms))
                 .filter(|(id, rank)| after.is_none_or(|after| (*rank, id.as_str()) < after))
                 .collect();
-            if !wanted.is_empty() {
-                let mut pipeline = redis::pipe();
-                for (id, _) in &wanted {
-                    read(&mut pipeline, &self.key(id));
-                }
-                let mut values = self.run::<Vec<redis::Value>>(&pipeline, deadline).await?.into_iter();
-                for (id, rank) in wanted {
-                    let (record, pttl) = (next(&mut values)?, next(&mut values)?);
-                    match found(record, pttl, now) {
-                        Some(found) => rows.push(Listed { id, rank, found }),
-                        None => dead.push(id),
-                    }
+            let entries = self.read_all(wanted.iter().map(|(id, _)| id.as_str()), now, deadline).await?;
+            for ((id, rank), entry) in wanted.into_iter().zip(entries) {
+                match entry {
+                    Some(found) => rows.push(Listed { id, rank, found }),
+                    None => dead.push(id),
                 }
             }
             if last {
@@ -276,8 +335,7 @@ impl Redis {
     }
 }
 
-fn next<T: FromRedisValue>(values: &mut impl Iterator<Item = redis::Value>) -> Result<T> {
-    let value = values.next().ok_or_else(|| Error::Unexpected("a reply is missing".into()))?;
+fn typed<T: FromRedisValue>(value: redis::Value) -> Result<T> {
     T::from_redis_value(value).map_err(|_| Error::Unexpected("a reply has another type".into()))
 }
 

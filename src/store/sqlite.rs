@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
 
-use super::{Entry, Error, Found, Listed, Outcome, Result, Store, deadline, within};
+use super::{Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
@@ -115,25 +115,37 @@ impl Sqlite {
 
 #[async_trait]
 impl Store for Sqlite {
-    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<bool> {
+    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion> {
         let (id, record) = (id.to_owned(), entry.record.to_owned());
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
         self.write(move |db| {
+            if let (Some(user_id), Some(limit)) = (&user_id, limit) {
+                let sql = "select count(*) from sessions where user_id = ? and expires_at > ?";
+                let live: i64 = db.prepare_cached(sql)?.query_row(params![user_id, now], |row| row.get(0))?;
+                if usize::try_from(live).unwrap_or(0) >= limit {
+                    return Ok(Insertion::Full);
+                }
+            }
             // An expired row that was not purged yet is no entry, and gives way.
             let sql = "insert into sessions (id, record, user_id, expires_at) values (?1, ?2, ?3, ?4)
                        on conflict (id) do update set record = ?2, user_id = ?3, expires_at = ?4
                        where sessions.expires_at <= ?5";
-            Ok(execute(db, sql, params![id, record, user_id, expires_at, now])? == 1)
+            let inserted = execute(db, sql, params![id, record, user_id, expires_at, now])? == 1;
+            Ok(if inserted { Insertion::Done } else { Insertion::Refused })
         })
         .await
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
         let id = id.to_owned();
+        self.read(move |db| select(db, &id, now)).await
+    }
+
+    async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>> {
+        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
         self.read(move |db| {
-            db.prepare_cached("select record, expires_at from sessions where id = ? and expires_at > ?")?
-                .query_row(params![id, now], |row| Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) }))
-                .optional()
+            let transaction = db.unchecked_transaction()?;
+            ids.iter().map(|id| select(&transaction, id, now)).collect()
         })
         .await
     }
@@ -146,10 +158,19 @@ impl Store for Sqlite {
         self.put(id, expected, entry, now).await
     }
 
-    async fn remove(&self, id: &str, expected: Option<&[u8]>, _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
-        let (id, expected) = (id.to_owned(), expected.map(<[u8]>::to_vec));
+    async fn remove(&self, ids: &[&str], _user_id: Option<&str>, now: Ms) -> Result<usize> {
+        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
         self.write(move |db| {
-            let sql = "delete from sessions where id = ?1 and expires_at > ?3 and (?2 is null or record = ?2)";
+            let mut delete = db.prepare_cached("delete from sessions where id = ? and expires_at > ?")?;
+            ids.iter().map(|id| delete.execute(params![id, now])).sum()
+        })
+        .await
+    }
+
+    async fn remove_if(&self, id: &str, expected: &[u8], _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
+        let (id, expected) = (id.to_owned(), expected.to_owned());
+        self.write(move |db| {
+            let sql = "delete from sessions where id = ? and record = ? and expires_at > ?";
             let applied = execute(db, sql, params![id, expected, now])? == 1;
             outcome(db, applied, &id, now)
         })
@@ -247,6 +268,12 @@ fn migrate(connection: &mut Connection) -> Result<()> {
 
 fn execute(db: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
     db.prepare_cached(sql)?.execute(params)
+}
+
+fn select(db: &Connection, id: &str, now: Ms) -> rusqlite::Result<Option<Found>> {
+    db.prepare_cached("select record, expires_at from sessions where id = ? and expires_at > ?")?
+        .query_row(params![id, now], |row| Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) }))
+        .optional()
 }
 
 fn outcome(db: &Connection, applied: bool, id: &str, now: Ms) -> rusqlite::Result<Outcome> {

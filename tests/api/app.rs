@@ -72,8 +72,8 @@ impl TestApp {
         let moved = Arc::clone(&ahead);
         let system = Clock::system();
         let clock = Clock::new(move || system.now() + moved.load(Ordering::Relaxed));
-        let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock);
-        let router = api::router(App::new(sessions, &checked, &config.server));
+        let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock, Arc::default());
+        let router = api::router(&App::new(sessions, &checked, &config.server), true);
         Self { router, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
     }
 

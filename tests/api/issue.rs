@@ -85,3 +85,12 @@ async fn data_keeps_the_rules_of_express() {
     app.issue(r#"{"user_id":"a","idle_timeout_ms":1e4,"lifetime_ms":10000.0}"#).await.expect(201);
     app.issue(r#"{"client":{"ip":[]}}"#).await.problem_at(422, "invalid-field", "/client/ip");
 }
+
+/// Also when there is nothing to store yet.
+#[tokio::test]
+async fn spans_out_of_bounds_are_refused_in_any_case() {
+    let app = TestApp::start(&[]).await;
+    app.issue(r#"{"lifetime_ms":0}"#).await.problem_at(422, "out-of-bounds", "/lifetime_ms");
+    app.issue(r#"{"idle_timeout_ms":-1}"#).await.problem_at(422, "out-of-bounds", "/idle_timeout_ms");
+    app.issue(r#"{"lifetime_ms":5000}"#).await.expect(204);
+}

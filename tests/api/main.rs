@@ -2,7 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod app;
+mod batch;
+mod by_id;
+mod commands;
+mod docs;
 mod issue;
+mod keys;
+mod metrics;
 mod options;
 mod problems;
 #[path = "../common/redis_server.rs"]
@@ -10,3 +16,4 @@ mod redis_server;
 mod regenerate;
 mod resolve;
 mod update;
+mod users;

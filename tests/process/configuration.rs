@@ -13,7 +13,7 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
     fs::write(&short, "too short\n").unwrap();
     let short = short.to_str().unwrap();
     let cases: &[(&[&str], &str)] = &[
-        (&["--listen", "0.0.0.0:0"], "--allow-no-key"),
+        (&["--listen", "0.0.0.0:0"], "sessiond keygen"),
         (&["--listen", "[::]:0"], "--allow-no-key"),
         (&["--listen", "nowhere"], "127.0.0.1:8080"),
         (&["--listen", "unix:"], "unix:/run"),
@@ -41,6 +41,11 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
         (&["--max-data-bytes", "99999999"], "4194304"),
         (&["--max-connections", "0"], "--max-connections"),
         (&["--key-prefix", ""], "--key-prefix"),
+        (&["--api-key", "hunter2"], "NAME:SCOPE:HASH"),
+        (&["--api-key", "shop:root:hunter2"], "resolve, session or admin"),
+        (&["--api-key-file", "/no/such/file"], "/no/such/file"),
+        (&["--max-sessions-per-user", "0"], "--max-sessions-per-user"),
+        (&["--ops-addr", "nowhere"], "127.0.0.1:8080"),
     ];
     for (flags, says) in cases {
         for flags in [flags.to_vec(), [flags, &["--check-config"][..]].concat()] {

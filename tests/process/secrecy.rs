@@ -11,7 +11,7 @@ const REDIS_PASSWORD: &str = "hunter2-the-password";
 /// What must not be found: each secret, and of each cookie value its signature.
 pub(crate) fn hunt(output: &str, cookies: &[String], what: &str) {
     let signatures = cookies.iter().map(|cookie| cookie.rsplit_once('.').unwrap().1);
-    for secret in signatures.chain([SECRET, REDIS_PASSWORD]) {
+    for secret in signatures.chain([SECRET, REDIS_PASSWORD, "a-key-that-is-wrong"]) {
         assert!(secret.len() > 10);
         assert!(!output.contains(secret), "{what} tells {secret}");
     }
@@ -30,7 +30,11 @@ fn live(server: &Sessiond, cookies: &mut Vec<String>) -> String {
     errors += &with("/v1/session?touch=x", &[]);
     errors += &with("/v1/nothing", &[]);
     errors += &with("/v1/session", &["-X", "PUT"]);
-    assert!(errors.matches("application/problem+json").count() == 7, "{errors}");
+    errors += &with("/v1/sessions/resolve", &["--json", r#"{"cookies":["s:a.b",1]}"#]);
+    errors += &with("/v1/users/%FF/sessions", &[]);
+    errors += &server.curl("/v1/session", &["-H", "Authorization: Bearer sessiond_a-key-that-is-wrong"]);
+    errors += &server.curl("/metrics", &[]);
+    assert!(errors.matches("application/problem+json").count() == 10, "{errors}");
     let second = cookie(&with("/v1/session/regenerate", &["-X", "POST"]));
     let forged = format!("{}x", &second[..second.len() - 1]);
     errors += &server.resolve(&forged);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::clock::{Clock, Ms};
-use sessiond::store::{Entry, Outcome, Store};
+use sessiond::store::{Entry, Insertion, Outcome, Store};
 
 use super::Fixture;
 
@@ -32,10 +32,10 @@ async fn pass(expires_at: Ms) {
 
 pub(crate) async fn insert_never_overwrites(fixture: &Fixture) {
     let store = fixture.store();
-    assert!(store.insert("a", entry("one", Some("u"), 60_000), now()).await.unwrap());
-    assert!(!store.insert("a", entry("two", Some("u"), 60_000), now()).await.unwrap());
-    assert!(!store.insert("a", entry("two", Some("v"), 60_000), now()).await.unwrap());
-    assert!(!store.insert("a", entry("two", None, 60_000), now()).await.unwrap());
+    assert_eq!(store.insert("a", entry("one", Some("u"), 60_000), None, now()).await.unwrap(), Insertion::Done);
+    assert_eq!(store.insert("a", entry("two", Some("u"), 60_000), None, now()).await.unwrap(), Insertion::Refused);
+    assert_eq!(store.insert("a", entry("two", Some("v"), 60_000), None, now()).await.unwrap(), Insertion::Refused);
+    assert_eq!(store.insert("a", entry("two", None, 60_000), None, now()).await.unwrap(), Insertion::Refused);
     assert_eq!(record(store, "a").await.as_deref(), Some("one"));
     assert_eq!(ids(store, "u").await, ["a"]);
     assert_eq!(ids(store, "v").await, [""; 0]);
@@ -47,10 +47,10 @@ pub(crate) async fn insert_never_overwrites(fixture: &Fixture) {
 
 pub(crate) async fn writes_apply_only_to_what_is_there(fixture: &Fixture) {
     let store = fixture.store();
-    store.insert("a", entry("one", Some("u"), 60_000), now()).await.unwrap();
-    assert_eq!(store.remove("a", None, Some("u"), now()).await.unwrap(), Outcome::Applied);
-    assert_eq!(store.remove("a", None, Some("u"), now()).await.unwrap(), Outcome::Missing);
-    assert_eq!(store.remove("a", Some(b"one"), Some("u"), now()).await.unwrap(), Outcome::Missing);
+    store.insert("a", entry("one", Some("u"), 60_000), None, now()).await.unwrap();
+    assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 1);
+    assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 0);
+    assert_eq!(store.remove_if("a", b"one", Some("u"), now()).await.unwrap(), Outcome::Missing);
     assert_eq!(store.replace("a", b"one", entry("two", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
     assert_eq!(store.touch("a", b"one", entry("one", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
     assert_eq!(record(store, "a").await, None);
@@ -59,10 +59,10 @@ pub(crate) async fn writes_apply_only_to_what_is_there(fixture: &Fixture) {
 
 pub(crate) async fn writes_apply_only_to_what_was_expected(fixture: &Fixture) {
     let store = fixture.store();
-    store.insert("a", entry("one", None, 60_000), now()).await.unwrap();
+    store.insert("a", entry("one", None, 60_000), None, now()).await.unwrap();
     assert_eq!(store.replace("a", b"other", entry("two", None, 60_000), now()).await.unwrap(), Outcome::Changed);
     assert_eq!(store.touch("a", b"other", entry("two", None, 60_000), now()).await.unwrap(), Outcome::Changed);
-    assert_eq!(store.remove("a", Some(b"other"), None, now()).await.unwrap(), Outcome::Changed);
+    assert_eq!(store.remove_if("a", b"other", None, now()).await.unwrap(), Outcome::Changed);
     assert_eq!(record(store, "a").await.as_deref(), Some("one"));
     assert_eq!(store.replace("a", b"one", entry("two", None, 90_000), now()).await.unwrap(), Outcome::Applied);
     let found = store.find("a", now()).await.unwrap().unwrap();
@@ -71,23 +71,27 @@ pub(crate) async fn writes_apply_only_to_what_was_expected(fixture: &Fixture) {
     assert_eq!(store.touch("a", b"two", entry("two", None, 120_000), now()).await.unwrap(), Outcome::Applied);
     let found = store.find("a", now()).await.unwrap().unwrap();
     assert!((found.expires_at.unwrap() - now() - 120_000).abs() < 2_000, "a touch moves the expiry");
-    assert_eq!(store.remove("a", Some(b"two"), None, now()).await.unwrap(), Outcome::Applied);
+    assert_eq!(store.remove_if("a", b"two", None, now()).await.unwrap(), Outcome::Applied);
     assert_eq!(record(store, "a").await, None);
 }
 
 pub(crate) async fn an_expired_entry_is_missing_before_it_is_purged(fixture: &Fixture) {
     let store = fixture.store();
     let short = entry("one", Some("u"), 40);
-    store.insert("a", short, now()).await.unwrap();
-    store.insert("b", entry("stays", Some("u"), 60_000), now()).await.unwrap();
+    store.insert("a", short, None, now()).await.unwrap();
+    store.insert("b", entry("stays", Some("u"), 60_000), None, now()).await.unwrap();
     pass(short.expires_at).await;
     assert_eq!(record(store, "a").await, None);
     assert_eq!(ids(store, "u").await, ["b"]);
     assert_eq!(store.replace("a", b"one", entry("two", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
     assert_eq!(store.touch("a", b"one", entry("one", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
-    assert_eq!(store.remove("a", None, Some("u"), now()).await.unwrap(), Outcome::Missing);
+    assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 0);
     assert_eq!(ids(store, "u").await, ["b"]);
-    assert!(store.insert("a", entry("anew", None, 40), now()).await.unwrap(), "an expired entry gives way");
+    assert_eq!(
+        store.insert("a", entry("anew", None, 40), None, now()).await.unwrap(),
+        Insertion::Done,
+        "an expired entry gives way"
+    );
     assert_eq!(record(store, "a").await.as_deref(), Some("anew"));
     pass(now() + 40).await;
     let purged = store.purge_expired(now(), 10).await.unwrap();
@@ -101,12 +105,57 @@ pub(crate) async fn unknown_ids_create_nothing(fixture: &Fixture) {
     assert_eq!(store.find("none", now()).await.unwrap(), None);
     assert_eq!(store.replace("none", b"", entry("two", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
     assert_eq!(store.touch("none", b"", entry("two", Some("u"), 60_000), now()).await.unwrap(), Outcome::Missing);
-    assert_eq!(store.remove("none", None, Some("u"), now()).await.unwrap(), Outcome::Missing);
+    assert_eq!(store.remove(&["none"], Some("u"), now()).await.unwrap(), 0);
     assert_eq!(ids(store, "u").await, [""; 0]);
     assert_eq!(store.find("none", now()).await.unwrap(), None);
     if let Some(redis) = &fixture.redis {
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut redis.connection()).unwrap();
         assert_eq!(keys, [""; 0]);
+    }
+}
+
+pub(crate) async fn several_are_found_and_removed_at_once(fixture: &Fixture) {
+    let store = fixture.store();
+    for id in ["a", "b", "c"] {
+        store.insert(id, entry(id, Some("u"), 60_000), None, now()).await.unwrap();
+    }
+    let found = store.find_many(&["c", "none", "a", "a"], now()).await.unwrap();
+    let found: Vec<Option<Vec<u8>>> = found.into_iter().map(|found| found.map(|found| found.record)).collect();
+    assert_eq!(found, [Some(b"c".to_vec()), None, Some(b"a".to_vec()), Some(b"a".to_vec())]);
+    assert_eq!(store.find_many(&["c"], now()).await.unwrap()[0], store.find("c", now()).await.unwrap());
+    assert!(store.find_many(&[], now()).await.unwrap().is_empty());
+    assert_eq!(store.remove(&["a", "none", "b", "b"], Some("u"), now()).await.unwrap(), 2);
+    assert_eq!(ids(store, "u").await, ["c"]);
+    assert_eq!(store.remove(&[], Some("u"), now()).await.unwrap(), 0);
+}
+
+pub(crate) async fn a_user_has_only_so_many_entries(fixture: &Fixture) {
+    let store = fixture.store();
+    let insert = async |id: &str, user: Option<&'static str>, limit| {
+        store.insert(id, entry(id, user, 60_000), limit, now()).await.unwrap()
+    };
+    assert_eq!(insert("a", Some("u"), Some(2)).await, Insertion::Done);
+    assert_eq!(insert("b", Some("u"), Some(2)).await, Insertion::Done);
+    assert_eq!(insert("c", Some("u"), Some(2)).await, Insertion::Full);
+    assert_eq!(record(store, "c").await, None, "nothing is kept of what did not fit");
+    assert_eq!(insert("c", Some("v"), Some(2)).await, Insertion::Done, "another user has places of their own");
+    assert_eq!(insert("d", None, Some(0)).await, Insertion::Done, "nobody has as many as there are");
+    assert_eq!(insert("e", Some("u"), Some(3)).await, Insertion::Done);
+    assert_eq!(insert("f", Some("u"), None).await, Insertion::Done);
+    store.remove(&["a", "b"], Some("u"), now()).await.unwrap();
+    assert_eq!(insert("g", Some("u"), Some(3)).await, Insertion::Done);
+    // Removed without a word on whose it was: a listing sets that right.
+    store.remove(&["g"], None, now()).await.unwrap();
+    ids(store, "u").await;
+    assert_eq!(insert("h", Some("u"), Some(3)).await, Insertion::Done);
+    // What has expired takes no place.
+    let short = entry("i", Some("w"), 50);
+    store.insert("i", short, Some(1), now()).await.unwrap();
+    pass(short.expires_at).await;
+    assert_eq!(insert("j", Some("w"), Some(1)).await, Insertion::Done);
+    if let Some(redis) = &fixture.redis {
+        let ttl: i64 = redis::cmd("PTTL").arg("sess-user:w").query(&mut redis.connection()).unwrap();
+        assert!(ttl > 50_000, "the index lives as long as its longest member: {ttl}");
     }
 }
 
@@ -118,10 +167,10 @@ pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
         (0..25).map(|n| (began + 60_000 + 1000 * (n / 4), format!("id-{n:02}"))).collect();
     for (expires_at, id) in &expected {
         let entry = Entry { record: id.as_bytes(), user_id: Some("ü/?&:*"), expires_at: *expires_at };
-        assert!(store.insert(id, entry, began).await.unwrap());
+        assert_eq!(store.insert(id, entry, None, began).await.unwrap(), Insertion::Done);
     }
-    store.insert("other", entry("x", Some("somebody else"), 60_000), now()).await.unwrap();
-    store.insert("nobody", entry("x", None, 60_000), now()).await.unwrap();
+    store.insert("other", entry("x", Some("somebody else"), 60_000), None, now()).await.unwrap();
+    store.insert("nobody", entry("x", None, 60_000), None, now()).await.unwrap();
     expected.sort();
     expected.reverse();
     for limit in [1, 3, 24, 25, 26] {
@@ -142,14 +191,14 @@ pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
 pub(crate) async fn the_index_follows_every_write(fixture: &Fixture) {
     let store = fixture.store();
     let short = entry("a", Some("u"), 300);
-    store.insert("a", short, now()).await.unwrap();
-    store.insert("b", entry("b", Some("u"), 250), now()).await.unwrap();
-    store.insert("c", entry("c", Some("u"), 60_000), now()).await.unwrap();
+    store.insert("a", short, None, now()).await.unwrap();
+    store.insert("b", entry("b", Some("u"), 250), None, now()).await.unwrap();
+    store.insert("c", entry("c", Some("u"), 60_000), None, now()).await.unwrap();
     // Touched and replaced before they expire, they are listed after.
     assert_eq!(store.touch("a", b"a", entry("a", Some("u"), 60_000), now()).await.unwrap(), Outcome::Applied);
     assert_eq!(store.replace("b", b"b", entry("B", Some("u"), 60_000), now()).await.unwrap(), Outcome::Applied);
     // Removed without a word on whose it was.
-    assert_eq!(store.remove("c", None, None, now()).await.unwrap(), Outcome::Applied);
+    assert_eq!(store.remove(&["c"], None, now()).await.unwrap(), 1);
     pass(short.expires_at).await;
     let mut listed = ids(store, "u").await;
     listed.sort();
@@ -169,7 +218,7 @@ pub(crate) async fn records_are_bytes(fixture: &Fixture) {
     let store = fixture.store();
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     let entry = |record| Entry { record, user_id: Some("\u{0}\u{10FFFF}"), expires_at: now() + 60_000 };
-    assert!(store.insert("a b\"%", entry(&bytes), now()).await.unwrap());
+    assert_eq!(store.insert("a b\"%", entry(&bytes), None, now()).await.unwrap(), Insertion::Done);
     assert_eq!(store.find("a b\"%", now()).await.unwrap().unwrap().record, bytes);
     assert_eq!(store.replace("a b\"%", &bytes, entry(&bytes[..10]), now()).await.unwrap(), Outcome::Applied);
     assert_eq!(store.find("a b\"%", now()).await.unwrap().unwrap().record, bytes[..10]);
@@ -181,12 +230,12 @@ pub(crate) async fn every_key_expires(fixture: &Fixture) {
     let id = |n: usize| format!("id-{n}");
     for n in 0..20 {
         let user_id = ["u", "v"][n % 2];
-        store.insert(&id(n), entry("one", Some(user_id), 50_000), now()).await.unwrap();
+        store.insert(&id(n), entry("one", Some(user_id), 50_000), None, now()).await.unwrap();
         store.touch(&id(n), b"one", entry("one", Some(user_id), 90_000), now()).await.unwrap();
     }
     store.replace("id-0", b"one", entry("two", Some("u"), 1), now()).await.unwrap();
-    store.insert("none", entry("one", None, 1_000), now()).await.unwrap();
-    store.insert("past", Entry { expires_at: now() - 5, ..entry("one", Some("w"), 0) }, now()).await.unwrap();
+    store.insert("none", entry("one", None, 1_000), None, now()).await.unwrap();
+    store.insert("past", Entry { expires_at: now() - 5, ..entry("one", Some("w"), 0) }, None, now()).await.unwrap();
     pass(now() + 5).await;
     assert_eq!(record(store, "id-0").await, None, "a ttl never rounds to none");
     assert_eq!(record(store, "past").await, None, "a ttl never turns into none");

@@ -11,7 +11,7 @@ use super::{Fixture, attributes, policy};
 async fn a_session_that_changed_hands_is_no_longer_its_former_users() {
     let fixture = Fixture::redis().await;
     let policy = Policy { user_pointer: Some("/passport/user".parse().unwrap()), ..policy() };
-    let sessions = Sessions::new(Arc::clone(&fixture.stores[0]), policy, attributes(), Clock::system());
+    let sessions = Sessions::new(Arc::clone(&fixture.stores[0]), policy, attributes(), Clock::system(), Arc::default());
     let new = NewSession { user_id: Some("ada".into()), ..NewSession::default() };
     let id: Id = sessions.issue(new).await.unwrap().unwrap().id;
     let record = r#"{"cookie":{"originalMaxAge":60000},"passport":{"user":"eve"}}"#;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use sessiond::clock::Clock;
 use sessiond::cookie::{Attributes, SameSite};
-use sessiond::session::{MAX_SPAN, Policy, Sessions, Survey};
+use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions, Survey};
 use sessiond::store::{self, Store};
 
 use redis_server::RedisServer;
@@ -46,8 +46,13 @@ impl Fixture {
 
     /// The sessions as two processes see them.
     fn sessions(&self) -> [Sessions; 2] {
-        let sessions =
-            |store: &Arc<dyn Store>| Sessions::new(Arc::clone(store), policy(), attributes(), Clock::system());
+        self.sessions_under(&policy())
+    }
+
+    fn sessions_under(&self, policy: &Policy) -> [Sessions; 2] {
+        let sessions = |store: &Arc<dyn Store>| {
+            Sessions::new(Arc::clone(store), policy.clone(), attributes(), Clock::system(), Arc::default())
+        };
         [sessions(&self.stores[0]), sessions(&self.stores[1])]
     }
 
@@ -88,6 +93,8 @@ fn policy() -> Policy {
         browser_session: false,
         user_pointer: None,
         max_data_bytes: 65_536,
+        max_sessions_per_user: None,
+        on_limit: OnLimit::EvictOldest,
     }
 }
 
@@ -115,6 +122,8 @@ on_every_store!(
     conformance::writes_apply_only_to_what_was_expected,
     conformance::an_expired_entry_is_missing_before_it_is_purged,
     conformance::unknown_ids_create_nothing,
+    conformance::several_are_found_and_removed_at_once,
+    conformance::a_user_has_only_so_many_entries,
     conformance::users_are_listed_page_by_page,
     conformance::the_index_follows_every_write,
     conformance::records_are_bytes,
@@ -128,6 +137,8 @@ on_every_store!(
     races::revoking_a_user_reaches_every_acknowledged_session,
     races::revoking_a_user_reaches_a_session_that_is_being_regenerated,
     races::revoking_a_user_reaches_sessions_that_move_in_the_listing,
+    races::a_limit_holds,
+    races::a_limit_that_rejects_holds,
     survey::a_walk_finds_every_live_entry_once,
     survey::everything_is_counted,
     survey::a_session_that_its_users_list_does_not_have_is_found,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
-use sessiond::session::{Change, Error, Id, NewSession, Regenerate, Session, Sessions, Touch};
+use sessiond::session::{Change, Error, Id, NewSession, OnLimit, Policy, Regenerate, Session, Sessions, Touch};
 use tokio::task::JoinSet;
 
-use super::Fixture;
+use super::{Fixture, policy};
 
 const ROUNDS: usize = 120;
 
@@ -247,4 +247,53 @@ pub(crate) async fn revoking_a_user_reaches_sessions_that_move_in_the_listing(fi
     assert_eq!(left.iter().map(|session| &session.id).collect::<Vec<_>>(), [&ids[7]]);
     touches.await.unwrap();
     assert_eq!(sessions[0].list("u", None, 5_000).await.unwrap().sessions.len(), 1);
+}
+
+async fn many_issuers(sessions: &[Sessions; 2], limit: usize) -> Vec<Result<Session, Error>> {
+    let mut issuers = JoinSet::new();
+    for issuer in 0..32 {
+        let sessions = sessions[issuer % 2].clone();
+        issuers.spawn(async move {
+            let mut answers = Vec::new();
+            for _ in 0..3 {
+                let new = NewSession { user_id: Some("u".into()), ..NewSession::default() };
+                answers.push(sessions.issue(new).await.map(Option::unwrap));
+                let listed = sessions.list("u", None, 1000).await.unwrap().sessions.len();
+                assert!(listed <= limit, "{listed} sessions of {limit} that there may be");
+            }
+            answers
+        });
+    }
+    issuers.join_all().await.into_iter().flatten().collect()
+}
+
+/// 32 issuers of one user who may have five sessions: never more, and five in the end.
+pub(crate) async fn a_limit_holds(fixture: &Fixture) {
+    for on_limit in [OnLimit::EvictOldest, OnLimit::EvictIdle] {
+        let sessions = fixture.sessions_under(&Policy { max_sessions_per_user: Some(5), on_limit, ..policy() });
+        for round in 0..10 {
+            let issued = many_issuers(&sessions, 5).await;
+            assert!(issued.iter().all(Result::is_ok), "round {round}");
+            let mut alive = 0;
+            for session in issued.into_iter().flatten() {
+                alive += usize::from(look(&sessions[0], &session.id).await.is_some());
+            }
+            assert_eq!(alive, 5, "round {round}");
+            assert_eq!(sessions[1].list("u", None, 1000).await.unwrap().sessions.len(), 5, "round {round}");
+            sessions[1].revoke_user("u", None).await.unwrap();
+        }
+    }
+}
+
+pub(crate) async fn a_limit_that_rejects_holds(fixture: &Fixture) {
+    let policy = Policy { max_sessions_per_user: Some(5), on_limit: OnLimit::Reject, ..policy() };
+    let sessions = fixture.sessions_under(&policy);
+    for round in 0..10 {
+        let (issued, refused): (Vec<_>, Vec<_>) = many_issuers(&sessions, 5).await.into_iter().partition(Result::is_ok);
+        assert_eq!(issued.len(), 5, "round {round}: no place is left empty, and none is given twice");
+        assert!(refused.iter().all(|error| matches!(error, Err(Error::TooManySessions { limit: 5 }))), "round {round}");
+        for session in issued.into_iter().flatten() {
+            assert!(sessions[0].revoke(&session.id).await.unwrap(), "round {round}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::Commands;
 use sessiond::clock::{Clock, Ms};
 use sessiond::session::{Id, Lists, NewSession, Stats, Survey, Touch};
-use sessiond::store::{self, Entry, StoreUrl};
+use sessiond::store::{self, Entry, Insertion, StoreUrl};
 
 use super::{Fixture, policy};
 
@@ -26,7 +26,7 @@ async fn ids(survey: &Survey) -> Vec<String> {
 
 async fn insert(fixture: &Fixture, id: &str, record: &str, user_id: Option<&str>, ttl: Ms) {
     let entry = Entry { record: record.as_bytes(), user_id, expires_at: now() + ttl };
-    assert!(fixture.store().insert(id, entry, now()).await.unwrap());
+    assert_eq!(fixture.store().insert(id, entry, None, now()).await.unwrap(), Insertion::Done);
 }
 
 /// A session of `user`, in the record as in the list.
@@ -182,7 +182,7 @@ async fn a_prefix_is_no_pattern() {
     let prefix = r"a[b]*?\:";
     let store = store::open(&url, prefix).await.unwrap();
     let entry = Entry { record: EXPRESS.as_bytes(), user_id: Some("ada"), expires_at: now() + 60_000 };
-    assert!(store.insert("mine", entry, now()).await.unwrap());
+    assert_eq!(store.insert("mine", entry, None, now()).await.unwrap(), Insertion::Done);
     for other in [r"abx\:theirs", "ab*?:theirs", "sess:theirs"] {
         let _: () = redis.set(other, EXPRESS).unwrap();
     }

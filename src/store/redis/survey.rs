@@ -1,10 +1,10 @@
 //! A Redis seen as a whole, by `SCAN`: in steps, so that Redis serves others between them.
 
 use async_trait::async_trait;
-use redis::{InfoDict, Value};
+use redis::InfoDict;
 use tokio::time::Instant;
 
-use super::{Redis, found, next, read};
+use super::Redis;
 use crate::clock::Ms;
 use crate::store::survey::{Batch, Check, Cursor, IndexBatch, Survey, deadline};
 use crate::store::{Error, Result};
@@ -50,15 +50,9 @@ impl Survey for Redis {
         let (keys, next_cursor) = self.scan(&self.key_prefix, "string", from).await?;
         let mut entries = Vec::with_capacity(keys.len());
         for keys in keys.chunks(READS) {
-            let mut pipeline = redis::pipe();
-            keys.iter().for_each(|key| read(&mut pipeline, key));
-            let mut values = self.run::<Vec<Value>>(&pipeline, deadline()).await?.into_iter();
-            for key in keys {
-                let (record, pttl) = (next(&mut values)?, next(&mut values)?);
-                if let Some(found) = found(record, pttl, now) {
-                    entries.push((key[self.key_prefix.len()..].to_owned(), found));
-                }
-            }
+            let ids = keys.iter().map(|key| &key[self.key_prefix.len()..]);
+            let found = self.read_all(ids.clone(), now, deadline()).await?;
+            entries.extend(ids.zip(found).filter_map(|(id, found)| Some((id.to_owned(), found?))));
         }
         Ok(Batch { entries, looked_at: KEYS, next: next_cursor })
     }
@@ -71,11 +65,8 @@ impl Survey for Redis {
                 // In this order: who ends a session takes away its key first.
                 pipeline.cmd("ZSCORE").arg(self.index(user_id)).arg(id).cmd("EXISTS").arg(self.key(id));
             }
-            let mut values = self.run::<Vec<Value>>(&pipeline, deadline()).await?.into_iter();
-            for _ in entries {
-                let (score, exists): (Option<f64>, bool) = (next(&mut values)?, next(&mut values)?);
-                unlisted.push(score.is_none() && exists);
-            }
+            let answers: Vec<(Option<f64>, bool)> = self.run(&pipeline, deadline()).await?;
+            unlisted.extend(answers.into_iter().map(|(score, exists)| score.is_none() && exists));
         }
         Ok(unlisted)
     }
@@ -128,13 +119,9 @@ impl Redis {
             for id in ids {
                 pipeline.cmd("EXISTS").arg(self.key(id)).cmd("ZSCORE").arg(index).arg(id);
             }
-            let mut values = self.run::<Vec<Value>>(&pipeline, deadline()).await?.into_iter();
-            for id in ids {
-                let (exists, score): (bool, Option<f64>) = (next(&mut values)?, next(&mut values)?);
-                if !exists && score.is_some() {
-                    dangling.push(*id);
-                }
-            }
+            let answers: Vec<(bool, Option<f64>)> = self.run(&pipeline, deadline()).await?;
+            let gone = ids.iter().zip(answers).filter(|(_, (exists, score))| !exists && score.is_some());
+            dangling.extend(gone.map(|(id, _)| *id));
         }
         batch.dangling += dangling.len() as u64;
         if prune {

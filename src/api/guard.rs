@@ -1,0 +1,156 @@
+//! What stands around every route: who may call, how much at once and for how long, what is counted, what is logged.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::App;
+use super::error::{Cause, Error, Result};
+use crate::caller::{Scope, bearer};
+use crate::telemetry::RouteMetrics;
+
+/// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
+const WORK: Duration = Duration::from_secs(5);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// What the guard of one route knows.
+#[derive(Clone)]
+pub(super) struct Guard {
+    app: App,
+    /// What the caller's key has to be good for. None: anybody may ask, also when there is much to do.
+    scope: Option<Scope>,
+    metrics: Arc<RouteMetrics>,
+}
+
+impl Guard {
+    pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String) -> Self {
+        let metrics = Arc::new(app.sessions.metrics().route(method, path));
+        Self { app: app.clone(), scope, metrics }
+    }
+}
+
+/// The outermost of a route: every answer passes here.
+pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let request_id = request_id(request.headers());
+    let in_flight = InFlight::new(&guard.app);
+    let mut response = guard.admit(request, next).await.unwrap_or_else(IntoResponse::into_response);
+    drop(in_flight);
+    let took = began.elapsed();
+    guard.metrics.answered(response.status().as_u16(), took);
+    log(&guard.metrics, &mut response, &request_id, took);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REQUEST_ID, request_id);
+    response
+}
+
+/// Counts a request as in work until it is dropped, also when the caller hangs up before the answer.
+struct InFlight(Gauge);
+
+impl InFlight {
+    fn new(app: &App) -> Self {
+        let gauge = app.sessions.metrics().requests_in_flight.clone();
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Guard {
+    async fn admit(&self, request: Request, next: Next) -> Result {
+        let app = &self.app;
+        let Some(needed) = self.scope else { return Ok(next.run(request).await) };
+        authorize(app, needed, request.headers())?;
+        let _permit = app.in_flight.try_acquire().map_err(|_| {
+            Error::unavailable("overloaded", "too many requests are in work: try again")
+                .because(Cause::Unavailable("as many requests are in work as --max-in-flight allows".into()))
+        })?;
+        timeout(app.read_timeout + WORK, next.run(request)).await.map_err(|_| {
+            Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
+                .because(Cause::Unavailable("a request took too long".into()))
+        })
+    }
+}
+
+/// Refuses a caller whose key is missing, unknown or too weak.
+fn authorize(app: &App, needed: Scope, headers: &HeaderMap) -> Result<()> {
+    let keys = app.keys.load();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let Some(presented) = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes())) else {
+        let detail = format!("this call needs a key with the scope {needed}: send Authorization: Bearer and the key");
+        return Err(Error::forbidden("missing-api-key", detail));
+    };
+    let Some(key) = keys.find(presented) else {
+        let detail = "the key in the Authorization header is none that is configured: `sessiond keygen` makes one";
+        return Err(Error::forbidden("unknown-api-key", detail));
+    };
+    if key.scope < needed {
+        let detail = format!("this call needs a key with the scope {needed}, and the scope of yours is {}", key.scope);
+        return Err(Error::forbidden("missing-scope", detail));
+    }
+    Ok(())
+}
+
+/// The caller's name for the request, if it is one that a log can hold; otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let fits = |value: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
+        let id = Uuid::now_v7().hyphenated().to_string();
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(id)).unwrap_or(HeaderValue::from_static(""))
+    })
+}
+
+/// Says once what failed; and of everything else only when asked for, at the level debug.
+fn log(route: &RouteMetrics, response: &mut Response, request_id: &HeaderValue, took: Duration) {
+    let status = response.status();
+    let cause = response.extensions_mut().remove::<Cause>();
+    if !status.is_server_error() && !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let (route, status, ms) = (route.name(), status.as_u16(), took.as_millis());
+    let request_id = request_id.to_str().unwrap_or_default();
+    match cause {
+        Some(Cause::Bug(why)) => tracing::error!(route, status, ms, request_id, why, "a request failed"),
+        Some(Cause::Unavailable(why)) if now_and_then() => {
+            let message = "a request was answered 503; further ones within 10 s are logged at the level debug only";
+            tracing::warn!(route, status, ms, request_id, why, message);
+        }
+        Some(Cause::Unavailable(why)) => tracing::debug!(route, status, ms, request_id, why, "a request failed"),
+        None if status == StatusCode::INTERNAL_SERVER_ERROR => {
+            tracing::error!(route, status, ms, request_id, "a request failed");
+        }
+        None => tracing::debug!(route, status, ms, request_id, "answered"),
+    }
+}
+
+/// Every call fails while a store is away: one line in a while is enough.
+fn now_and_then() -> bool {
+    const WHILE: Duration = Duration::from_secs(10);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = last.is_none_or(|last| last.elapsed() >= WHILE);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}

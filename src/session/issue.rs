@@ -1,0 +1,93 @@
+//! Issue: a new session, as one of those that its user may have.
+
+use serde_json::{Map, Value};
+
+use super::record::Ours;
+use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, policy, span};
+use crate::clock::Ms;
+use crate::store::{Entry, Insertion, Store};
+
+/// What an issuer asks for. Spans are in ms.
+#[derive(Debug, Clone, Default)]
+pub struct NewSession {
+    /// The user, when they are known already.
+    pub user_id: Option<String>,
+    /// The data to begin with.
+    pub data: Map<String, Value>,
+    /// In place of the policy's.
+    pub idle_timeout_ms: Option<Ms>,
+    /// In place of the policy's.
+    pub lifetime_ms: Option<Ms>,
+    /// Where it is issued to.
+    pub client: Option<Client>,
+}
+
+impl Sessions {
+    /// Makes a new session. None when it has no user and no data and the policy does not store such (Express's
+    /// `saveUninitialized`).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the issuer asks for what the policy does not allow; [`Error::TooManySessions`] when the
+    /// user has as many as they may have, and the policy is to refuse more.
+    pub async fn issue(&self, new: NewSession) -> Result<Option<Session>, Error> {
+        let policy = self.policy();
+        let now = self.now();
+        let idle_timeout_ms =
+            span(new.idle_timeout_ms, policy.idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
+        let lifetime = span(new.lifetime_ms, policy.lifetime, policy.max_lifetime, "/lifetime_ms")?;
+        if new.user_id.is_none() && new.data.is_empty() && !policy.save_uninitialized {
+            return Ok(None);
+        }
+        let mut ours = Ours {
+            created_at: now,
+            touched_at: now,
+            lifetime_ends_at: now + lifetime,
+            idle_timeout_ms,
+            user_id: None,
+            client: new.client,
+        };
+        let mut map = new.data;
+        if let Some(user_id) = new.user_id {
+            self.bind(&mut ours, &mut map, Some(user_id))?;
+        }
+        let data = Data::new(&map, "/data", policy.max_data_bytes)?;
+        let session = self.insert(ours, data, !policy.browser_session, policy.max_sessions_per_user, now).await?;
+        self.metrics().issued.inc();
+        Ok(Some(session))
+    }
+
+    /// Stores a new session under a random id. `limit`: how many its user may have with this one.
+    pub(super) async fn insert(
+        &self,
+        ours: Ours,
+        data: Data,
+        persistent: bool,
+        limit: Option<usize>,
+        now: Ms,
+    ) -> Result<Session, Error> {
+        let (idle_timeout, lifetime_ends_at) = (ours.idle_timeout_ms, Some(ours.lifetime_ends_at));
+        let expires_at = policy::expiry(idle_timeout, lifetime_ends_at, now);
+        let record = Record::new(&self.inner.attributes, persistent, ours, data, expires_at);
+        let user_id = self.user_of(&record);
+        let entry = Entry { record: &record.encode(), user_id: user_id.as_deref(), expires_at };
+        let mut limit = limit;
+        let mut room = limit.zip(user_id.as_deref()).map(|(limit, user_id)| self.room(user_id, limit));
+        for _ in 0..MAX_RACES {
+            let id = Id::random();
+            match self.store().insert(id.as_str(), entry, limit, now).await? {
+                Insertion::Done => {
+                    let standing =
+                        Standing { idle_timeout, touched_at: now, expires_at, lifetime_ends_at, touch_due: false };
+                    return Ok(self.session(&id, &record, standing, true));
+                }
+                Insertion::Refused => {}
+                Insertion::Full => {
+                    if let Some(room) = &mut room {
+                        limit = Some(room.make(now).await?);
+                    }
+                }
+            }
+        }
+        Err(Error::Contention)
+    }
+}

@@ -1,0 +1,130 @@
+//! Resolve: from ids to live sessions, and the touch that goes with it.
+
+use futures_util::{StreamExt, stream};
+
+use super::{Error, Id, Loaded, Record, Session, Sessions, Standing, policy};
+use crate::clock::Ms;
+use crate::store::{Entry, Found, Outcome, Store};
+
+/// How many touches of one batch are under way at once.
+const TOUCHES: usize = 64;
+
+/// Whether a resolve writes a touch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Touch {
+    /// When the last one is old enough.
+    #[default]
+    WhenDue,
+    /// Only looks.
+    Never,
+    /// In any case.
+    Force,
+}
+
+impl Sessions {
+    /// The live session called `id`, touched as `touch` says.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot say; [`Error::Unreadable`]. A touch that was only due and fails is logged,
+    /// and is no error.
+    pub async fn resolve(&self, id: &Id, touch: Touch) -> Result<Option<Session>, Error> {
+        let now = self.now();
+        match self.load(id, now).await? {
+            Some(loaded) => self.touched(id, loaded, touch, now).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Several at once, in their order: one round trip to the store, and another for the touches that are due. An
+    /// unreadable record is an error of its own.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store cannot say.
+    pub async fn resolve_many(&self, ids: &[Id]) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
+        let now = self.now();
+        let names: Vec<&str> = ids.iter().map(Id::as_str).collect();
+        let found = self.store().find_many(&names, now).await?;
+        let mut answers = Vec::with_capacity(ids.len());
+        let mut due = Vec::new();
+        for (id, found) in ids.iter().zip(found) {
+            answers.push(match found.map(|found| self.judge(found, now)).transpose() {
+                Ok(Some(Some(loaded))) if loaded.standing.touch_due => {
+                    due.push((answers.len(), id.clone(), loaded));
+                    Ok(None)
+                }
+                Ok(Some(Some(loaded))) => {
+                    self.metrics().touches.skipped.inc();
+                    Ok(Some(self.session(id, &loaded.record, loaded.standing, false)))
+                }
+                Ok(_) => Ok(None),
+                Err(unreadable) => Err(unreadable),
+            });
+        }
+        let touch = |(at, id, loaded)| async move { (at, self.touched(&id, loaded, Touch::WhenDue, now).await) };
+        let mut touched = stream::iter(due).map(touch).buffer_unordered(TOUCHES);
+        while let Some((at, answer)) = touched.next().await {
+            answers[at] = answer;
+        }
+        Ok(answers)
+    }
+
+    pub(super) async fn load(&self, id: &Id, now: Ms) -> Result<Option<Loaded>, Error> {
+        match self.store().find(id.as_str(), now).await? {
+            Some(found) => self.judge(found, now),
+            None => Ok(None),
+        }
+    }
+
+    /// What was found, if it is a live session.
+    fn judge(&self, found: Found, now: Ms) -> Result<Option<Loaded>, Error> {
+        let record = Record::decode(&found.record)?;
+        let standing = self.policy().standing(&record, found.expires_at, now);
+        Ok(standing.map(|standing| Loaded { bytes: found.record, record, standing }))
+    }
+
+    async fn touched(&self, id: &Id, loaded: Loaded, touch: Touch, now: Ms) -> Result<Option<Session>, Error> {
+        let touches = &self.metrics().touches;
+        if touch == Touch::Never || touch == Touch::WhenDue && !loaded.standing.touch_due {
+            touches.skipped.inc();
+            return Ok(Some(self.session(id, &loaded.record, loaded.standing, false)));
+        }
+        let untouched = self.session(id, &loaded.record, loaded.standing, false);
+        match self.extend(id, loaded, now).await {
+            Ok(session) => {
+                touches.written.inc();
+                Ok(session)
+            }
+            Err(error) => {
+                touches.failed.inc();
+                if touch == Touch::Force {
+                    return Err(error);
+                }
+                tracing::debug!(%error, "a touch was not written");
+                Ok(Some(untouched))
+            }
+        }
+    }
+
+    /// Writes a touch. Another write that comes first has extended the session too, and then nothing is left to do.
+    pub(super) async fn extend(&self, id: &Id, loaded: Loaded, now: Ms) -> Result<Option<Session>, Error> {
+        let Loaded { bytes, mut record, standing } = loaded;
+        let expires_at = policy::expiry(standing.idle_timeout, standing.lifetime_ends_at, now);
+        // A record that Express made stays as it is, to the byte; only its key's expiry moves.
+        if record.ours.is_some() {
+            record.stamp(now, expires_at);
+        }
+        let user_id = self.user_of(&record);
+        let stamped = if record.ours.is_some() { record.encode() } else { bytes.clone() };
+        let entry = Entry { record: &stamped, user_id: user_id.as_deref(), expires_at };
+        match self.store().touch(id.as_str(), &bytes, entry, now).await? {
+            Outcome::Applied => {
+                let standing = Standing { touched_at: now, expires_at, touch_due: false, ..standing };
+                Ok(Some(self.session(id, &record, standing, true)))
+            }
+            Outcome::Changed => {
+                Ok(self.load(id, now).await?.map(|loaded| self.session(id, &loaded.record, loaded.standing, true)))
+            }
+            Outcome::Missing => Ok(None),
+        }
+    }
+}
