@@ -1,11 +1,22 @@
-//! The commands: serve (the default), secret, healthcheck.
+//! The command line: its commands, and how each ends. One file a command.
 
+mod doctor;
 mod healthcheck;
+mod inspect;
+mod list;
+mod manual;
+mod ops;
+mod output;
+mod progress;
+mod purge;
+mod revoke;
 mod serve;
+mod stats;
 
 use std::process::ExitCode;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use secrecy::ExposeSecret;
 
 use self::healthcheck::healthcheck;
@@ -54,6 +65,28 @@ enum Command {
         #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
         ops_addr: Option<Listen>,
     },
+    /// Show a session by its id or its cookie, and say whether the cookie's signature is right. Does not touch it
+    Inspect(Box<inspect::Inspect>),
+    /// List a user's live sessions, the latest expiry first
+    Ls(Box<list::List>),
+    /// End a session, or a user's sessions
+    Revoke(Box<revoke::Revoke>),
+    /// Count what is in the store
+    Stats(Box<stats::Stats>),
+    /// Check the store: how it is set up, and whether what is in it fits together
+    Doctor(Box<doctor::Doctor>),
+    /// Free what expired sessions take up, and drop index entries without a session
+    Purge(Box<purge::Purge>),
+    /// Print a script that completes this command line, for a shell to source
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the man page, for `man -l -`
+    Manual {
+        /// Of this command alone
+        command: Option<String>,
+    },
 }
 
 /// Runs what the command line asks for.
@@ -63,37 +96,31 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let outcome = match cli.command {
-        None => block_on(serve(&cli.config)),
-        Some(Command::Serve(config)) => block_on(serve(&config)),
-        Some(Command::Secret) => {
-            #[expect(clippy::print_stdout, reason = "this is the command's product")]
-            {
-                println!("{}", fresh_secret().expose_secret());
-            }
-            Ok(())
+    match cli.command {
+        None => plain(block_on(serve(&cli.config))),
+        Some(Command::Serve(config)) => plain(block_on(serve(&config))),
+        Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
+        Some(Command::Keygen { name, scope, json }) => plain(keygen(&name, scope, json)),
+        Some(Command::Healthcheck { listen, ops_addr }) => {
+            plain(block_on(healthcheck(&ops_addr.unwrap_or(listen).local())))
         }
-        Some(Command::Keygen { name, scope, json }) => keygen(&name, scope, json),
-        Some(Command::Healthcheck { listen, ops_addr }) => block_on(healthcheck(&ops_addr.unwrap_or(listen).local())),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("sessiond: {why}");
-            ExitCode::FAILURE
-        }
+        Some(Command::Inspect(inspect)) => ops(inspect.run()),
+        Some(Command::Ls(list)) => ops(list.run()),
+        Some(Command::Revoke(revoke)) => ops(revoke.run()),
+        Some(Command::Stats(stats)) => ops(stats.run()),
+        Some(Command::Doctor(doctor)) => ops(doctor.run()),
+        Some(Command::Purge(purge)) => ops(purge.run()),
+        Some(Command::Completions { shell }) => plain(manual::completions(shell, command())),
+        Some(Command::Manual { command: of }) => plain(manual::manual(of.as_deref(), command())),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's product")]
 fn keygen(name: &str, scope: Scope, json: bool) -> Result<(), String> {
     let (key, line) = Key::generate(name, scope)?;
     if json {
-        println!("{}", serde_json::json!({ "key": key.expose_secret(), "line": line.to_string() }));
-        return Ok(());
+        return output::print_json(&serde_json::json!({ "key": key.expose_secret(), "line": line.to_string() }));
     }
-    println!("key   {}", key.expose_secret());
-    println!("line  {line}");
+    output::print(&format!("key   {}\nline  {line}\n", key.expose_secret()))?;
     eprintln!(
         "Give the key to the caller, who sends it as `Authorization: Bearer KEY`; it is not shown again.\n\
          Give the line to the service: --api-key, SESSIOND_API_KEY, or a line of --api-key-file (then SIGHUP)."
@@ -109,10 +136,29 @@ fn command() -> clap::Command {
         if empty && arg.get_id() != "secret" { arg.env(None) } else { arg }
     }
     let all = |command: clap::Command| command.mut_args(unset_empty);
-    all(Cli::command()).mut_subcommand("serve", all).mut_subcommand("healthcheck", all)
+    all(Cli::command()).mut_subcommands(|command| match command.get_name() {
+        "inspect" => ops::brief(all(command), &["Secret"]),
+        "ls" | "revoke" | "stats" | "doctor" | "purge" => ops::brief(all(command), &[]),
+        _ => all(command),
+    })
 }
 
-fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+/// Done or failed.
+fn plain(outcome: Result<(), String>) -> ExitCode {
+    outcome.map_or_else(|why| failed(&why, 1), |()| ExitCode::SUCCESS)
+}
+
+/// The ops commands answer yes or no (0 or 1); that there is no answer is another thing, as is a wrong command line (2).
+fn ops(work: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
+    block_on(work).unwrap_or_else(|why| failed(&why, 2))
+}
+
+fn failed(why: &str, code: u8) -> ExitCode {
+    eprintln!("sessiond: {why}");
+    ExitCode::from(code)
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("the runtime could not be started: {error}"))?.block_on(work)
 }
@@ -137,6 +183,16 @@ mod tests {
             let variable = format!("SESSIOND_{}", name.to_uppercase().replace('-', "_"));
             assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
             assert!(flag.get_help().is_some_and(|help| help.to_string().len() > 10), "--{name}");
+        }
+    }
+
+    #[test]
+    fn every_argument_of_every_command_has_a_line_of_help() {
+        for command in super::Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.len() > 5, "{} {}", command.get_name(), argument.get_id());
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::store::StoreUrl;
 
 pub use key::Keys;
 pub use listen::Listen;
-pub use secret::fresh as fresh_secret;
+pub use secret::{beside, fresh as fresh_secret};
 pub use session::Session;
 
 /// Everything that `sessiond serve` is told. `Debug` and `--help` print no secret.
@@ -183,6 +183,19 @@ pub enum Format {
     Json,
 }
 
+/// Where the sessions are and which rules they keep: what every command needs. No secret is in it.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Where the sessions are.
+    pub store: StoreUrl,
+    /// What the keys in Redis begin with.
+    pub key_prefix: String,
+    /// The cookie's attributes.
+    pub attributes: Attributes,
+    /// The rules of sessions.
+    pub policy: Policy,
+}
+
 /// A configuration that holds together.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -223,25 +236,32 @@ impl Config {
                  backends can reach it"
             ));
         }
-        let store: StoreUrl = self.storage.store.parse().map_err(|why| format!("--store (SESSIOND_STORE): {why}"))?;
-        if self.storage.key_prefix.is_empty() || self.storage.key_prefix.len() > 64 {
-            return Err("--key-prefix has 1 to 64 bytes, as in sess:".into());
-        }
-        let attributes = self.cookie.attributes();
+        let Rules { store, key_prefix, attributes, policy } = self.rules()?;
         let set_cookie = SetCookie::new(&attributes).map_err(|why| why.to_string())?;
-        let policy = self.session.policy()?;
         // Last: it may make a file.
         let (secrets, secret_file) = self.secrets.load(&store, self.check_config)?;
-        Ok(Checked {
-            keys,
-            store,
-            key_prefix: self.storage.key_prefix.clone(),
-            secrets,
-            secret_file,
-            attributes,
-            set_cookie,
-            policy,
-        })
+        Ok(Checked { keys, store, key_prefix, secrets, secret_file, attributes, set_cookie, policy })
+    }
+
+    /// Checks what a command needs that serves nobody, and signs nothing.
+    ///
+    /// # Errors
+    /// Says which flag is wrong and what would do. Does not repeat the store URL.
+    pub fn rules(&self) -> Result<Rules, String> {
+        let store: StoreUrl = self.storage.store.parse().map_err(|why| format!("--store (SESSIOND_STORE): {why}"))?;
+        let key_prefix = self.storage.key_prefix.clone();
+        if key_prefix.is_empty() || key_prefix.len() > 64 {
+            return Err("--key-prefix has 1 to 64 bytes, as in sess:".into());
+        }
+        Ok(Rules { store, key_prefix, attributes: self.cookie.attributes(), policy: self.session.policy()? })
+    }
+
+    /// The secrets that the service verifies with. Makes none.
+    ///
+    /// # Errors
+    /// Says which flag is wrong and what would do. Repeats no secret.
+    pub fn secrets(&self, store: &StoreUrl) -> Result<Vec<SecretString>, String> {
+        self.secrets.known(store)
     }
 }
 

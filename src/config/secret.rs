@@ -26,7 +26,26 @@ pub fn fresh() -> SecretString {
     URL_SAFE_NO_PAD.encode(bytes).into()
 }
 
+/// Where the secret of a database is made when none is given.
+#[must_use]
+pub fn beside(database: &Path) -> PathBuf {
+    format!("{}.secret", database.display()).into()
+}
+
 impl Secrets {
+    /// The secrets that are given or were made already.
+    pub(super) fn known(&self, store: &StoreUrl) -> Result<Vec<SecretString>, String> {
+        if let StoreUrl::Sqlite(database) = store
+            && self.secret.is_empty()
+            && self.secret_file.is_none()
+            && !beside(database).exists()
+        {
+            let path = beside(database);
+            return Err(format!("no secret is given, and there is none at {}: pass --secret-file", path.display()));
+        }
+        Ok(self.load(store, true)?.0)
+    }
+
     /// The secrets, and the file that was read or made because none was named. `dry`: makes no file.
     pub(super) fn load(&self, store: &StoreUrl, dry: bool) -> Result<(Vec<SecretString>, Option<PathBuf>), String> {
         if !self.secret.is_empty() && self.secret_file.is_some() {
@@ -39,7 +58,7 @@ impl Secrets {
             (Some(path), _) => (read(path)?, None),
             (None, _) if !self.secret.is_empty() => (self.secret.clone(), None),
             (None, StoreUrl::Sqlite(database)) => {
-                let path = PathBuf::from(format!("{}.secret", database.display()));
+                let path = beside(database);
                 let secrets = if path.exists() || !dry { read_or_make(&path)? } else { vec![fresh()] };
                 (secrets, Some(path))
             }

@@ -13,6 +13,7 @@ mod policy;
 mod record;
 mod regenerate;
 mod resolve;
+mod survey;
 mod update;
 mod user;
 
@@ -26,6 +27,7 @@ pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
 pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
 pub use resolve::Touch;
+pub use survey::{Lists, Stats, Step, Stored, Survey, Walk};
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
 use std::sync::Arc;
@@ -138,7 +140,11 @@ impl Sessions {
     /// # Errors
     /// [`Error::Store`]: it may or may not have ended.
     pub async fn revoke(&self, id: &Id) -> Result<bool, Error> {
-        let removed = self.store().remove(&[id.as_str()], None, self.now()).await?;
+        let now = self.now();
+        let Some(found) = self.store().find(id.as_str(), now).await? else { return Ok(false) };
+        // Whose it is, so that it leaves their list at once. What cannot be read goes all the same.
+        let user_id = Record::decode(&found.record).ok().and_then(|record| self.user_of(&record));
+        let removed = self.store().remove(&[id.as_str()], user_id.as_deref(), now).await?;
         self.metrics().revoked.by_session.inc_by(removed as u64);
         Ok(removed > 0)
     }
@@ -188,10 +194,7 @@ impl Sessions {
     }
 
     fn user_of(&self, record: &Record) -> Option<String> {
-        match &self.policy().user_pointer {
-            Some(pointer) => pointer.get(&record.data),
-            None => record.ours.as_ref()?.user_id.clone(),
-        }
+        self.policy().user_of(record)
     }
 
     fn session(&self, id: Id, record: Record, standing: Standing, extended: bool) -> Session {

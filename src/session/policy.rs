@@ -92,6 +92,15 @@ impl Policy {
         .clamp(MIN_SPAN, crate::clock::MAX_MS)
     }
 
+    /// The user whom a record names.
+    #[must_use]
+    pub fn user_of(&self, record: &Record) -> Option<String> {
+        match &self.user_pointer {
+            Some(pointer) => pointer.get(&record.data),
+            None => record.ours.as_ref()?.user_id.clone(),
+        }
+    }
+
     /// Where a stored session stands at `now`; None when it is not live.
     ///
     /// `stored_expiry` is what the store will do. Within a second of what the record says, the record is more

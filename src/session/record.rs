@@ -127,6 +127,12 @@ impl Record {
         json.into_bytes()
     }
 
+    /// The `cookie` object, as it is stored.
+    #[must_use]
+    pub fn cookie_json(&self) -> &str {
+        &self.cookie.json
+    }
+
     /// express-session's `cookie.originalMaxAge`, in ms: the idle timeout that it re-applies. None: a browser session.
     #[must_use]
     pub fn original_max_age(&self) -> Option<Ms> {

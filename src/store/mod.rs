@@ -15,11 +15,13 @@
 mod metered;
 mod redis;
 mod sqlite;
+mod survey;
 mod url;
 
 pub use self::metered::Metered;
 pub use self::redis::Redis;
 pub use self::sqlite::Sqlite;
+pub use self::survey::{Batch, Check, Cursor, IndexBatch, Survey, survey};
 pub use self::url::StoreUrl;
 
 use std::sync::Arc;
@@ -163,6 +165,6 @@ fn deadline() -> Instant {
 
 /// Runs a step of a call until the call's deadline.
 async fn within<T>(deadline: Instant, step: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    let late = || Err(Error::Unavailable(format!("no answer within {} ms", DEADLINE.as_millis())));
-    tokio::time::timeout_at(deadline, step).await.unwrap_or_else(|_| late())
+    let late = |_| Err(Error::Unavailable("no answer in time".into()));
+    tokio::time::timeout_at(deadline, step).await.unwrap_or_else(late)
 }

@@ -10,6 +10,7 @@
 //! living on the same node.
 
 mod link;
+mod survey;
 
 use std::sync::LazyLock;
 

@@ -4,6 +4,8 @@
 //! answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
 //! may lose the last ones. Other processes may open the same file.
 
+mod survey;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,6 +15,8 @@ use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, params};
 use tokio::sync::oneshot;
+
+pub(super) use self::survey::SqliteSurvey;
 
 use super::{Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;

@@ -3,8 +3,11 @@
 
 mod callers;
 mod configuration;
+mod doctor;
 mod lifecycle;
 mod limits;
+mod ops;
+mod place;
 mod readme;
 #[path = "../common/redis_server.rs"]
 mod redis_server;

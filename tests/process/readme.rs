@@ -1,12 +1,14 @@
-//! The README's transcript, run as it stands on both stores.
+//! The transcripts of README and docs, run as they stand on both stores.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use crate::redis_server::RedisServer;
-use crate::sessiond::{SECRET, Sessiond};
+use crate::sessiond::{SECRET, Sessiond, command};
 
 const README: &str = include_str!("../../README.md");
+const OPS: &str = include_str!("../../docs/cli.md");
 
 /// A command of the transcript and what it prints.
 struct Step {
@@ -14,9 +16,9 @@ struct Step {
     printed: String,
 }
 
-fn transcript() -> Vec<Step> {
+fn transcript(document: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    for block in README.split("```console\n").skip(1) {
+    for block in document.split("```console\n").skip(1) {
         for line in block.split_once("```").unwrap().0.lines() {
             match line.strip_prefix("$ ") {
                 Some(command) => steps.push(Step { command: command.to_owned(), printed: String::new() }),
@@ -50,15 +52,17 @@ fn a_pattern_matches_what_it_says() {
     assert!(!matches("a…c", "ab") && !matches("a", "ab") && !matches("ab…ba", "aba"));
 }
 
-/// On a server of its own.
-fn run(flags: &[&str]) {
+/// On a server of its own; `env` is that of both.
+fn run(document: &str, env: &[(&str, &str)]) {
     let folder = tempfile::tempdir().unwrap();
-    run_against(&Sessiond::start(folder.path(), flags).address);
+    let mut command = command(folder.path(), &["--listen", "127.0.0.1:0"]);
+    command.envs(env.iter().copied());
+    run_against(document, &Sessiond::spawn(command).address, env);
 }
 
-fn run_against(address: &str) {
+fn run_against(document: &str, address: &str, env: &[(&str, &str)]) {
     let folder = tempfile::tempdir().unwrap();
-    let steps = transcript();
+    let steps = transcript(document);
     assert!(steps.len() > 10);
     // One shell runs it all; a line of its own tells where each command's output ends.
     let mark = "--- end of a command\n";
@@ -66,7 +70,11 @@ fn run_against(address: &str) {
         .iter()
         .map(|step| format!("{}\necho '{}'\n", step.command.replace("127.0.0.1:8080", address), mark.trim_end()))
         .collect();
-    let output = Command::new("bash").arg("-c").arg(script).current_dir(folder.path()).output().unwrap();
+    let here = Path::new(env!("CARGO_BIN_EXE_sessiond")).parent().unwrap();
+    let path = format!("{}:{}", here.display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("bash");
+    shell.arg("-c").arg(script).current_dir(folder.path()).env_clear().env("PATH", path).envs(env.iter().copied());
+    let output = shell.output().unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let stdout = String::from_utf8(output.stdout).unwrap().replace('\r', "");
     let mut printed = stdout.split(mark);
@@ -80,15 +88,28 @@ fn run_against(address: &str) {
 #[test]
 fn the_transcript_works_on_sqlite() {
     match std::env::var("README_ADDRESS") {
-        Ok(address) => run_against(&address),
-        Err(_) => run(&[]),
+        Ok(address) => run_against(README, &address, &[]),
+        Err(_) => run(README, &[]),
     }
 }
 
 #[test]
 fn the_transcript_works_on_redis() {
     let redis = RedisServer::start();
-    run(&["--store", &redis.url(), "--secret", SECRET]);
+    run(README, &[("SESSIOND_STORE", &redis.url()), ("SESSIOND_SECRET", SECRET)]);
+}
+
+#[test]
+fn the_ops_commands_work_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    run(OPS, &[("SESSIOND_STORE", &format!("sqlite:{}", folder.path().join("sessiond.db").display()))]);
+}
+
+#[test]
+fn the_ops_commands_work_on_redis() {
+    let redis = RedisServer::start();
+    redis::cmd("CONFIG").arg("SET").arg("appendonly").arg("yes").exec(&mut redis.connection()).unwrap();
+    run(OPS, &[("SESSIOND_STORE", &redis.url()), ("SESSIOND_SECRET", SECRET)]);
 }
 
 /// Nobody adds a flag and forgets to say so, and nobody names one that is not there.

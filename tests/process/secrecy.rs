@@ -9,7 +9,7 @@ use crate::sessiond::{SECRET, Sessiond, command, cookie};
 const REDIS_PASSWORD: &str = "hunter2-the-password";
 
 /// What must not be found: each secret, and of each cookie value its signature.
-fn hunt(output: &str, cookies: &[String], what: &str) {
+pub(crate) fn hunt(output: &str, cookies: &[String], what: &str) {
     let signatures = cookies.iter().map(|cookie| cookie.rsplit_once('.').unwrap().1);
     for secret in signatures.chain([SECRET, REDIS_PASSWORD, "a-key-that-is-wrong"]) {
         assert!(secret.len() > 10);

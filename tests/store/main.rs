@@ -7,12 +7,13 @@ mod model;
 mod races;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+mod survey;
 
 use std::sync::Arc;
 
 use sessiond::clock::Clock;
 use sessiond::cookie::{Attributes, SameSite};
-use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions};
+use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions, Survey};
 use sessiond::store::{self, Store};
 
 use redis_server::RedisServer;
@@ -20,6 +21,7 @@ use redis_server::RedisServer;
 /// Two openings of one database, as two processes would have it.
 struct Fixture {
     stores: [Arc<dyn Store>; 2],
+    url: String,
     redis: Option<RedisServer>,
     _folder: tempfile::TempDir,
 }
@@ -28,13 +30,14 @@ impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
-        Self { stores: [open(&url).await, open(&url).await], redis: None, _folder: folder }
+        Self { stores: [open(&url).await, open(&url).await], url, redis: None, _folder: folder }
     }
 
     async fn redis() -> Self {
         let server = RedisServer::start();
-        let stores = [open(&server.url()).await, open(&server.url()).await];
-        Self { stores, redis: Some(server), _folder: tempfile::tempdir().unwrap() }
+        let url = server.url();
+        let stores = [open(&url).await, open(&url).await];
+        Self { stores, url, redis: Some(server), _folder: tempfile::tempdir().unwrap() }
     }
 
     fn store(&self) -> &dyn Store {
@@ -51,6 +54,12 @@ impl Fixture {
             Sessions::new(Arc::clone(store), policy.clone(), attributes(), Clock::system(), Arc::default())
         };
         [sessions(&self.stores[0]), sessions(&self.stores[1])]
+    }
+
+    /// The store as a whole.
+    async fn survey(&self) -> Survey {
+        let store = store::survey(&self.url.parse().unwrap(), "sess:").await.unwrap();
+        Survey::new(store, policy(), Clock::system())
     }
 }
 
@@ -130,4 +139,9 @@ on_every_store!(
     races::revoking_a_user_reaches_sessions_that_move_in_the_listing,
     races::a_limit_holds,
     races::a_limit_that_rejects_holds,
+    survey::a_walk_finds_every_live_entry_once,
+    survey::everything_is_counted,
+    survey::a_session_that_its_users_list_does_not_have_is_found,
+    survey::what_others_do_meanwhile_is_no_drift,
+    survey::a_session_is_inspected_as_it_is,
 );
