@@ -5,4 +5,4 @@ mod metrics;
 
 pub use logs::start;
 pub use metrics::Metrics;
-pub(crate) use metrics::{CallMetrics, RouteMetrics};
+pub(crate) use metrics::{CallMetrics, Cookies, RouteMetrics};

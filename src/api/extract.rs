@@ -22,6 +22,7 @@ use super::wire::Cookie;
 use crate::clock::Ms;
 use crate::cookie::{Unopened, Verified};
 use crate::session::{self, Change, Id, Session, check_user_id};
+use crate::telemetry::Cookies;
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -47,7 +48,7 @@ impl FromRequestParts<App> for Named {
             return Id::parse(id).map(|id| Self { id, by_id: true }).ok_or_else(Error::no_such_session);
         }
         let headers = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-        let opened = app.opened(app.signer.open(headers, app.set_cookie.name()));
+        let opened = Tally::new(app).count(app.signer.open(headers, app.set_cookie.name()));
         opened.map(|id| Self { id, by_id: false }).ok_or_else(Error::no_session)
     }
 }
@@ -65,20 +66,41 @@ impl Named {
     }
 }
 
-impl App {
-    /// Counts what came of looking for a cookie; the id, if it has opened one.
-    pub(super) fn opened(&self, opened: std::result::Result<Verified, Unopened>) -> Option<Id> {
-        let cookies = &self.sessions.metrics().cookies;
+/// Counts cookies by their signature: here first, and in the metrics when it is dropped, because threads that count the
+/// same metric wait for each other.
+pub(super) struct Tally<'a> {
+    cookies: &'a Cookies,
+    first: u64,
+    older: u64,
+    bad: u64,
+}
+
+impl Tally<'_> {
+    pub(super) fn new(app: &App) -> Tally<'_> {
+        Tally { cookies: &app.sessions.metrics().cookies, first: 0, older: 0, bad: 0 }
+    }
+
+    /// The id, if the cookie has opened one.
+    pub(super) fn count(&mut self, opened: std::result::Result<Verified, Unopened>) -> Option<Id> {
         match opened {
-            Ok(verified) => {
-                if verified.secret == 0 { &cookies.first } else { &cookies.older }.inc();
-                Id::parse(verified.id)
+            Ok(Verified { id, secret }) => {
+                *(if secret == 0 { &mut self.first } else { &mut self.older }) += 1;
+                Id::parse(id)
             }
             Err(unopened) => {
-                if unopened == Unopened::BadSignature {
-                    cookies.bad.inc();
-                }
+                self.bad += u64::from(unopened == Unopened::BadSignature);
                 None
+            }
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        let Cookies { first, older, bad } = self.cookies;
+        for (counter, number) in [(first, self.first), (older, self.older), (bad, self.bad)] {
+            if number > 0 {
+                counter.inc_by(number);
             }
         }
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{Error, Problem, Result};
-use super::extract::{BatchJson, Object, OptionalJson, user_id, within};
+use super::extract::{BatchJson, Object, OptionalJson, Tally, user_id, within};
 use super::wire::{Body, Client, Cookie, ok};
 use crate::session::{NewSession, Session};
 
@@ -125,11 +125,13 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
     // Which cookies open anything, and what.
     let mut opens = Vec::with_capacity(cookies.len());
     let mut ids = Vec::with_capacity(cookies.len());
+    let mut tally = Tally::new(&app);
     for cookie in &cookies {
-        let id = app.opened(app.signer.open_text(cookie, app.set_cookie.name()));
+        let id = tally.count(app.signer.open_text(cookie, app.set_cookie.name()));
         opens.push(id.is_some());
         ids.extend(id);
     }
+    drop(tally);
     let mut found = app.sessions.resolve_many(ids).await?.into_iter();
     let mut unreadable = Vec::new();
     let mut sessions = Vec::with_capacity(cookies.len());

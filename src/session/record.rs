@@ -98,15 +98,18 @@ impl Record {
     /// [`Error::Unreadable`] when it is not JSON (a custom serializer) or has no `cookie` object, without which
     /// express-session does not read it either.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        json.deserialize_map(RecordVisitor).and_then(|record| json.end().map(|()| record)).map_err(|error| {
-            // Not the error's own text: it may quote what is stored.
-            let column = error.column();
+        // Not the parser's own text: it may quote what is stored.
+        let unreadable = |byte: usize| {
             Error::Unreadable(format!(
-                "the stored record is not one that express-session's JSON serializer wrote (see byte {column}): does a \
-                     store beside this service use another serializer?"
+                "the stored record is not one that express-session's JSON serializer wrote (see byte {byte}): does a \
+                 store beside this service use another serializer?"
             ))
-        })
+        };
+        let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.valid_up_to() + 1))?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_map(RecordVisitor)
+            .and_then(|record| json.end().map(|()| record))
+            .map_err(|error| unreadable(error.column()))
     }
 
     /// The bytes to store.

@@ -45,7 +45,7 @@ impl Sessions {
         let names: Vec<&str> = ids.iter().map(Id::as_str).collect();
         let found = self.store().find_many(&names, now).await?;
         let mut answers = Vec::with_capacity(ids.len());
-        let mut due = Vec::new();
+        let (mut due, mut skipped) = (Vec::new(), 0);
         for (id, found) in ids.into_iter().zip(found) {
             answers.push(match found.map(|found| self.judge(found, now)).transpose() {
                 Ok(Some(Some(loaded))) if loaded.standing.touch_due => {
@@ -53,13 +53,14 @@ impl Sessions {
                     Ok(None)
                 }
                 Ok(Some(Some(loaded))) => {
-                    self.metrics().touches.skipped.inc();
+                    skipped += 1;
                     Ok(Some(self.session(id, loaded.record, loaded.standing, false)))
                 }
                 Ok(_) => Ok(None),
                 Err(unreadable) => Err(unreadable),
             });
         }
+        self.metrics().touches.skipped.inc_by(skipped);
         let touch = |(at, id, loaded)| async move { (at, self.touched(&id, loaded, Touch::WhenDue, now).await) };
         let mut touched = stream::iter(due).map(touch).buffer_unordered(TOUCHES);
         while let Some((at, answer)) = touched.next().await {

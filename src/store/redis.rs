@@ -15,7 +15,7 @@ mod survey;
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use redis::{FromRedisValue, Pipeline, Script};
+use redis::{Cmd, FromRedisValue, Pipeline, Script};
 use tokio::time::Instant;
 
 use self::link::Link;
@@ -186,7 +186,7 @@ impl Store for Redis {
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
         let key = self.key(id);
-        let mut pipeline = redis::pipe();
+        let mut pipeline = Pipeline::with_capacity(2);
         read(&mut pipeline, &key);
         let (record, pttl) = self.run(&pipeline, deadline()).await?;
         Ok(found(record, pttl, now))
@@ -274,11 +274,11 @@ impl Redis {
     /// The entries of `ids`, in their order.
     async fn read_all<'a>(
         &self,
-        ids: impl Iterator<Item = &'a str> + Send,
+        ids: impl ExactSizeIterator<Item = &'a str> + Send,
         now: Ms,
         deadline: Instant,
     ) -> Result<Vec<Option<Found>>> {
-        let mut pipeline = redis::pipe();
+        let mut pipeline = Pipeline::with_capacity(2 * ids.len());
         for id in ids {
             read(&mut pipeline, &self.key(id));
         }
@@ -358,7 +358,12 @@ fn keep(pipeline: &mut Pipeline, index: &str, expires_at: Ms, now: Ms) {
 
 /// Asks for a session's record and its remaining time.
 fn read(pipeline: &mut Pipeline, key: &str) {
-    pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key);
+    for name in ["GET", "PTTL"] {
+        // Sized at once: this is most of what a resolve asks of Redis.
+        let mut command = Cmd::with_capacity(2, name.len() + key.len());
+        command.arg(name).arg(key);
+        pipeline.add_command(command);
+    }
 }
 
 /// -1 says that the key never expires, -2 that it has, since its value was read.
