@@ -151,9 +151,9 @@ pub struct Cookie {
     pub cookie_priority: Option<Priority>,
 }
 
-/// What is logged, to standard error. No log has a cookie, a secret or a key in it.
+/// What is logged, to standard error, and traced. No log has a cookie, a secret or a key in it.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Logs")]
+#[command(next_help_heading = "Logs and traces")]
 pub struct Logs {
     /// What to log
     #[arg(long, env = "SESSIOND_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
@@ -161,6 +161,10 @@ pub struct Logs {
     /// How to write it
     #[arg(long, env = "SESSIOND_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: Format,
+    /// Base URL of a collector (OTLP over HTTP, as in http://127.0.0.1:4318) that gets the spans of those requests whose
+    /// traceparent is sampled. Needs a build with the feature otlp
+    #[arg(long, env = "SESSIOND_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// How much is logged.

@@ -146,10 +146,10 @@ impl Signer {
         let signed = value.strip_prefix(b"s:")?;
         let dot = signed.iter().rposition(|&byte| byte == b'.')?;
         let (id, given) = (&signed[..dot], &signed[dot + 1..]);
-        if id.is_empty() || id.len() > MAX_ID_BYTES || given.len() != SIGNATURE_BYTES {
+        let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
+        if given.len() != SIGNATURE_BYTES {
             return None;
         }
-        let id = std::str::from_utf8(id).ok().filter(|id| !id.chars().any(char::is_control))?;
         let (mut matched, mut secret) = (Choice::from(0), 0_u64);
         for (position, key) in (0_u64..).zip(&self.keys) {
             let equal = signature(key, id.as_bytes()).ct_eq(given);
@@ -158,6 +158,19 @@ impl Signer {
         }
         bool::from(matched).then(|| Verified { id: id.to_owned(), secret: usize::try_from(secret).unwrap_or(0) })
     }
+}
+
+/// Whether this may be a session's id: 1 to [`MAX_ID_BYTES`] bytes without control characters.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let length = (1..=MAX_ID_BYTES).contains(&text.len());
+    // Most are ASCII, and then bytes need not be made characters.
+    let control = if text.is_ascii() {
+        text.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    };
+    length && !control
 }
 
 /// The signature of `id`, in base64 without padding.

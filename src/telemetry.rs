@@ -1,8 +1,11 @@
-//! What the service tells of itself: logs and metrics. Neither has a cookie, a secret, a key or an id in it.
+//! What the service tells of itself: logs, metrics, traces. None of them has a cookie, a secret or a key in it.
 
 mod logs;
 mod metrics;
+mod traces;
 
 pub use logs::start;
 pub use metrics::Metrics;
 pub(crate) use metrics::{CallMetrics, Cookies, RouteMetrics};
+pub use traces::Exporter;
+pub(crate) use traces::{Span, TraceParent};

@@ -158,9 +158,9 @@ impl From<session::Error> for Error {
     }
 }
 
-/// A line of JSON; it ends the line, for those who read it in a terminal.
-pub(super) fn json(body: &impl Serialize) -> Vec<u8> {
-    let mut json = Vec::with_capacity(1024);
+/// A line of JSON, of about `size` bytes; it ends the line, for those who read it in a terminal.
+pub(super) fn json(body: &impl Serialize, size: usize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(size);
     if serde_json::to_writer(&mut json, body).is_err() {
         json.clear();
     }
@@ -171,7 +171,7 @@ pub(super) fn json(body: &impl Serialize) -> Vec<u8> {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = self.status();
-        let body = json(&self.problem);
+        let body = json(&self.problem, 512);
         let mut response =
             (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], AppendHeaders(self.headers), body).into_response();
         if let Some(cause) = self.cause {

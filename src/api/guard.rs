@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::App;
 use super::error::{Cause, Error, Result};
 use crate::caller::{Scope, bearer};
-use crate::telemetry::RouteMetrics;
+use crate::telemetry::{RouteMetrics, Span, TraceParent};
 
 /// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
 const WORK: Duration = Duration::from_secs(5);
@@ -42,12 +42,18 @@ impl Guard {
 pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let request_id = request_id(request.headers());
+    let parent = TraceParent::of(request.headers());
+    let span = Span::begin(parent, guard.metrics.method(), guard.metrics.route());
+    let trace_id = parent.map(|parent| parent.trace_id.to_owned());
     let in_flight = InFlight::new(&guard.app);
     let mut response = guard.admit(request, next).await.unwrap_or_else(IntoResponse::into_response);
     drop(in_flight);
     let took = began.elapsed();
     guard.metrics.answered(response.status().as_u16(), took);
-    log(&guard.metrics, &mut response, &request_id, took);
+    if let Some(span) = span {
+        span.end(response.status().as_u16());
+    }
+    log(&guard.metrics, &mut response, &request_id, trace_id.as_deref(), took);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -121,25 +127,36 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// Says once what failed; and of everything else only when asked for, at the level debug.
-fn log(route: &RouteMetrics, response: &mut Response, request_id: &HeaderValue, took: Duration) {
+fn log(
+    metrics: &RouteMetrics,
+    response: &mut Response,
+    request_id: &HeaderValue,
+    trace_id: Option<&str>,
+    took: Duration,
+) {
     let status = response.status();
     let cause = response.extensions_mut().remove::<Cause>();
     if !status.is_server_error() && !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let (route, status, ms) = (route.name(), status.as_u16(), took.as_millis());
+    let (method, route) = (metrics.method(), metrics.route());
+    let (status, ms) = (status.as_u16(), took.as_millis());
     let request_id = request_id.to_str().unwrap_or_default();
     match cause {
-        Some(Cause::Bug(why)) => tracing::error!(route, status, ms, request_id, why, "a request failed"),
+        Some(Cause::Bug(why)) => {
+            tracing::error!(method, route, status, ms, request_id, trace_id, why, "a request failed");
+        }
         Some(Cause::Unavailable(why)) if now_and_then() => {
             let message = "a request was answered 503; further ones within 10 s are logged at the level debug only";
-            tracing::warn!(route, status, ms, request_id, why, message);
+            tracing::warn!(method, route, status, ms, request_id, trace_id, why, message);
         }
-        Some(Cause::Unavailable(why)) => tracing::debug!(route, status, ms, request_id, why, "a request failed"),
+        Some(Cause::Unavailable(why)) => {
+            tracing::debug!(method, route, status, ms, request_id, trace_id, why, "a request failed");
+        }
         None if status == StatusCode::INTERNAL_SERVER_ERROR => {
-            tracing::error!(route, status, ms, request_id, "a request failed");
+            tracing::error!(method, route, status, ms, request_id, trace_id, "a request failed");
         }
-        None => tracing::debug!(route, status, ms, request_id, "answered"),
+        None => tracing::debug!(method, route, status, ms, request_id, trace_id, "answered"),
     }
 }
 

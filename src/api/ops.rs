@@ -71,5 +71,5 @@ pub(super) async fn contract() -> Response {
 }
 
 fn health(status: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], json(&Health { status })).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], json(&Health { status }, 32)).into_response()
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{BatchJson, Object, OptionalJson, Tally, user_id, within};
-use super::wire::{Body, Client, Cookie, ok};
+use super::wire::{Body, Client, Cookie, ok, size};
 use crate::session::{NewSession, Session};
 
 /// How many cookies one call may resolve.
@@ -150,5 +150,6 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
         .iter()
         .zip(&set_cookies)
         .map(|(session, set_cookie)| session.as_ref().map(|session| Body::new(session, set_cookie.as_deref())));
-    Ok(ok(&Resolved { sessions: bodies.collect(), unreadable }))
+    let about = sessions.iter().flatten().map(size).sum();
+    Ok(ok(&Resolved { sessions: bodies.collect(), unreadable }, about))
 }

@@ -123,7 +123,8 @@ pub(super) async fn list(
     let listing = app.sessions.list(&user_id, after, limit).await?;
     let current = paging.current.as_deref();
     let sessions = listing.sessions.iter().map(|session| Row::new(session, current)).collect();
-    Ok(ok(&Page { sessions, next_cursor: listing.next.map(|(rank, id)| encode(rank, &id)) }))
+    let about = 512 * listing.sessions.len();
+    Ok(ok(&Page { sessions, next_cursor: listing.next.map(|(rank, id)| encode(rank, &id)) }, about))
 }
 
 /// Revoke a user's sessions
@@ -152,7 +153,7 @@ pub(super) async fn revoke(
         Some(id) => Some(Id::parse(id).ok_or_else(|| invalid_query("except is no session's id".to_owned()))?),
         None => None,
     };
-    Ok(ok(&Revoked { revoked: app.sessions.revoke_user(&user_id, except.as_ref()).await? }))
+    Ok(ok(&Revoked { revoked: app.sessions.revoke_user(&user_id, except.as_ref()).await? }, 32))
 }
 
 impl<'a> Row<'a> {

@@ -72,9 +72,14 @@ impl<'a> Body<'a> {
     }
 }
 
-/// A response body in JSON.
-pub(super) fn ok(body: &impl Serialize) -> Response {
-    ([(header::CONTENT_TYPE, JSON)], json(body)).into_response()
+/// An answer in JSON, of about `size` bytes.
+pub(super) fn ok(body: &impl Serialize, size: usize) -> Response {
+    ([(header::CONTENT_TYPE, JSON)], json(body, size)).into_response()
+}
+
+/// About how many bytes of JSON a session is.
+pub(super) fn size(session: &Session) -> usize {
+    session.data.as_str().len() + 512
 }
 
 /// Where a session is issued to; shown in a user's list of sessions
@@ -130,7 +135,7 @@ impl App {
     pub(super) fn answer(&self, status: StatusCode, session: &Session, cookie: Cookie) -> Result {
         let set_cookie = self.set_cookie(session, cookie);
         let body = Body::new(session, set_cookie.as_deref());
-        let mut response = (status, json(&body)).into_response();
+        let mut response = (status, json(&body, size(session))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::ETAG, HeaderValue::from_str(&session.etag()).map_err(|_| Error::internal())?);

@@ -27,6 +27,10 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
         eprintln!("The configuration is good.");
         return Ok(());
     }
+    let _exporter = match &config.logs.otlp_endpoint {
+        Some(url) => Some(telemetry::Exporter::start(url).map_err(|why| format!("--otlp-endpoint {url}: {why}"))?),
+        None => None,
+    };
     let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
     let store = store::open(&checked.store, &checked.key_prefix)
         .await

@@ -4,9 +4,9 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::cookie::MAX_ID_BYTES;
+use crate::cookie::is_id;
 
-/// A session's id: 1 to [`MAX_ID_BYTES`] bytes without control characters. It names a session and opens
+/// A session's id: 1 to [`MAX_ID_BYTES`](crate::cookie::MAX_ID_BYTES) bytes without control characters. It names a session and opens
 /// nothing; the credential is the signed cookie. Ours are UUID v4; ids that Express made are taken as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(String);
@@ -22,8 +22,7 @@ impl Id {
     #[must_use]
     pub fn parse(text: impl Into<String>) -> Option<Self> {
         let text = text.into();
-        let fits = !text.is_empty() && text.len() <= MAX_ID_BYTES && !text.chars().any(char::is_control);
-        fits.then_some(Self(text))
+        is_id(&text).then_some(Self(text))
     }
 
     /// The id as text.
@@ -42,12 +41,13 @@ impl fmt::Display for Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cookie::MAX_ID_BYTES;
 
     #[test]
     fn ids_are_bounded() {
         assert!(Id::parse("2ZxoG-lhTWsQgMKY2HSPYdMLI1Pe6pzi").is_some());
-        assert!(Id::parse(&"x".repeat(MAX_ID_BYTES)).is_some());
-        assert!(Id::parse(&"x".repeat(MAX_ID_BYTES + 1)).is_none());
+        assert!(Id::parse("x".repeat(MAX_ID_BYTES)).is_some());
+        assert!(Id::parse("x".repeat(MAX_ID_BYTES + 1)).is_none());
         assert!(Id::parse("").is_none());
         assert!(Id::parse("a\0b").is_none());
         assert_eq!(Id::random().as_str().len(), 36);

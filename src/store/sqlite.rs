@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
@@ -23,6 +23,8 @@ use crate::clock::Ms;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
 const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql")];
+
+const FIND: &str = "select record, expires_at from sessions where id = ? and expires_at > ?";
 
 const READERS: usize = 2;
 /// How many calls may wait for a thread; the next one is refused.
@@ -138,14 +140,24 @@ impl Store for Sqlite {
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
         let id = id.to_owned();
-        self.read(move |db| select(db, &id, now)).await
+        self.read(move |db| db.prepare_cached(FIND)?.query_row(params![id, now], found).optional()).await
     }
 
     async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>> {
-        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
+        let (number, ids) = (ids.len(), serde_json::to_string(ids).unwrap_or_default());
         self.read(move |db| {
-            let transaction = db.unchecked_transaction()?;
-            ids.iter().map(|id| select(&transaction, id, now)).collect()
+            // One statement; `cross join` has SQLite go through the ids, and look each up.
+            let sql = "select record, expires_at, key from json_each(?1)
+                       cross join sessions on sessions.id = value and expires_at > ?2";
+            let mut many: Vec<Option<Found>> = std::iter::repeat_with(|| None).take(number).collect();
+            let mut find = db.prepare_cached(sql)?;
+            let mut rows = find.query(params![ids, now])?;
+            while let Some(row) = rows.next()? {
+                if let Some(one) = usize::try_from(row.get::<_, i64>(2)?).ok().and_then(|key| many.get_mut(key)) {
+                    *one = Some(found(row)?);
+                }
+            }
+            Ok(many)
         })
         .await
     }
@@ -270,10 +282,8 @@ fn execute(db: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<
     db.prepare_cached(sql)?.execute(params)
 }
 
-fn select(db: &Connection, id: &str, now: Ms) -> rusqlite::Result<Option<Found>> {
-    db.prepare_cached("select record, expires_at from sessions where id = ? and expires_at > ?")?
-        .query_row(params![id, now], |row| Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) }))
-        .optional()
+fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+    Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) })
 }
 
 fn outcome(db: &Connection, applied: bool, id: &str, now: Ms) -> rusqlite::Result<Outcome> {

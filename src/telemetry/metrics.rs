@@ -189,10 +189,14 @@ impl RouteMetrics {
         };
     }
 
-    /// The method and the route's pattern, as in `GET /v1/sessions/{id}`.
-    pub(crate) fn name(&self) -> String {
-        let values: Vec<_> = self.labels.iter().map(|(_, value)| value.as_ref()).collect();
-        values.join(" ")
+    /// In lower case.
+    pub(crate) fn method(&self) -> &str {
+        &self.labels[0].1
+    }
+
+    /// The route's pattern, as in `/v1/sessions/{id}`.
+    pub(crate) fn route(&self) -> &str {
+        &self.labels[1].1
     }
 }
 

@@ -13,3 +13,4 @@ mod readme;
 mod redis_server;
 mod secrecy;
 mod sessiond;
+mod traces;
