@@ -167,6 +167,14 @@ struct MaxAge {
     original_max_age: Option<f64>,
 }
 
+/// express-session writes it first, and then the rest need not be read; wherever it stands, it is found.
+fn original_max_age(cookie: &str) -> serde_json::Result<Option<f64>> {
+    match cookie.strip_prefix("{\"originalMaxAge\":") {
+        Some(rest) => serde_json::from_str(&rest[..rest.find([',', '}']).unwrap_or(rest.len())]),
+        None => serde_json::from_str(cookie).map(|MaxAge { original_max_age }| original_max_age),
+    }
+}
+
 struct RecordVisitor;
 
 impl<'de> Visitor<'de> for RecordVisitor {
@@ -186,7 +194,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
             }
         }
         let json = cookie.ok_or_else(|| A::Error::missing_field("cookie"))?.get();
-        let MaxAge { original_max_age } = serde_json::from_str(json).map_err(A::Error::custom)?;
+        let original_max_age = original_max_age(json).map_err(A::Error::custom)?;
         #[expect(clippy::cast_possible_truncation, reason = "JavaScript's numbers are floats; the cast saturates")]
         let original_max_age = original_max_age.map(|ms| ms as Ms);
         Ok(Record {
