@@ -45,7 +45,7 @@ async fn put(State(body): State<Body>, new: Bytes) {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Flags::parse().config;
     let checked = config.check()?;
-    let store = store::open(&checked.store, &checked.key_prefix).await?;
+    let store = store::open(&checked.store, &checked.keyspace).await?;
     let metrics = Arc::new(Metrics::new());
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));

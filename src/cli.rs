@@ -1,5 +1,6 @@
 //! The command line: its commands, and how each ends. One file a command.
 
+mod adopt;
 mod doctor;
 mod healthcheck;
 mod inspect;
@@ -77,6 +78,9 @@ enum Command {
     Doctor(Box<doctor::Doctor>),
     /// Free what expired sessions take up, and drop index entries without a session
     Purge(Box<purge::Purge>),
+    /// Put the sessions of an Express fleet on this Redis into their users' lists, so that logging out everywhere reaches
+    /// them
+    Adopt(Box<adopt::Adopt>),
     /// Print a script that completes this command line, for a shell to source
     Completions {
         /// Which shell
@@ -110,6 +114,7 @@ pub fn run() -> ExitCode {
         Some(Command::Stats(stats)) => ops(stats.run()),
         Some(Command::Doctor(doctor)) => ops(doctor.run()),
         Some(Command::Purge(purge)) => ops(purge.run()),
+        Some(Command::Adopt(adopt)) => ops(adopt.run()),
         Some(Command::Completions { shell }) => plain(manual::completions(shell, command())),
         Some(Command::Manual { command: of }) => plain(manual::manual(of.as_deref(), command())),
     }
@@ -138,7 +143,7 @@ fn command() -> clap::Command {
     let all = |command: clap::Command| command.mut_args(unset_empty);
     all(Cli::command()).mut_subcommands(|command| match command.get_name() {
         "inspect" => ops::brief(all(command), &["Secret"]),
-        "ls" | "revoke" | "stats" | "doctor" | "purge" => ops::brief(all(command), &[]),
+        "ls" | "revoke" | "stats" | "doctor" | "purge" | "adopt" => ops::brief(all(command), &[]),
         _ => all(command),
     })
 }

@@ -5,6 +5,7 @@ mod key;
 mod listen;
 mod secret;
 mod session;
+mod storage;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,12 +17,13 @@ use crate::caller;
 use crate::clock::Ms;
 use crate::cookie::{Attributes, Priority, SameSite, SetCookie};
 use crate::session::Policy;
-use crate::store::StoreUrl;
+use crate::store::{Keyspace, StoreUrl};
 
 pub use key::Keys;
 pub use listen::Listen;
 pub use secret::{beside, fresh as fresh_secret};
 pub use session::Session;
+pub use storage::Storage;
 
 /// Everything that `sessiond serve` is told. `Debug` and `--help` print no secret.
 #[derive(Debug, Clone, Args)]
@@ -78,24 +80,6 @@ pub struct Server {
     /// How long requests in work may take to end after SIGTERM or SIGINT
     #[arg(long, env = "SESSIOND_DRAIN_TIMEOUT", default_value = "20s", value_parser = duration::parse, value_name = "DURATION")]
     pub drain_timeout: Ms,
-}
-
-/// Where the sessions are.
-#[derive(Clone, Args)]
-#[command(next_help_heading = "Store")]
-pub struct Storage {
-    /// sqlite:FILE, redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or redis+unix:///PATH[?db=N&user=..&pass=..]
-    #[arg(
-        long = "store",
-        env = "SESSIOND_STORE",
-        default_value = "sqlite:sessiond.db",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    store: String,
-    /// What the keys in Redis begin with
-    #[arg(long, env = "SESSIOND_KEY_PREFIX", default_value = "sess:", value_name = "TEXT")]
-    pub key_prefix: String,
 }
 
 /// What signs the cookies.
@@ -192,8 +176,8 @@ pub enum Format {
 pub struct Rules {
     /// Where the sessions are.
     pub store: StoreUrl,
-    /// What the keys in Redis begin with.
-    pub key_prefix: String,
+    /// The keys, if it is a Redis.
+    pub keyspace: Keyspace,
     /// The cookie's attributes.
     pub attributes: Attributes,
     /// The rules of sessions.
@@ -207,8 +191,8 @@ pub struct Checked {
     pub keys: caller::Keys,
     /// Where the sessions are.
     pub store: StoreUrl,
-    /// What the keys in Redis begin with.
-    pub key_prefix: String,
+    /// The keys, if it is a Redis.
+    pub keyspace: Keyspace,
     /// At least one; the first signs.
     pub secrets: Vec<SecretString>,
     /// The file that the secret was made in or read from, when none was given.
@@ -240,11 +224,11 @@ impl Config {
                  backends can reach it"
             ));
         }
-        let Rules { store, key_prefix, attributes, policy } = self.rules()?;
+        let Rules { store, keyspace, attributes, policy } = self.rules()?;
         let set_cookie = SetCookie::new(&attributes).map_err(|why| why.to_string())?;
         // Last: it may make a file.
         let (secrets, secret_file) = self.secrets.load(&store, self.check_config)?;
-        Ok(Checked { keys, store, key_prefix, secrets, secret_file, attributes, set_cookie, policy })
+        Ok(Checked { keys, store, keyspace, secrets, secret_file, attributes, set_cookie, policy })
     }
 
     /// Checks what a command needs that serves nobody, and signs nothing.
@@ -252,12 +236,10 @@ impl Config {
     /// # Errors
     /// Says which flag is wrong and what would do. Does not repeat the store URL.
     pub fn rules(&self) -> Result<Rules, String> {
-        let store: StoreUrl = self.storage.store.parse().map_err(|why| format!("--store (SESSIOND_STORE): {why}"))?;
-        let key_prefix = self.storage.key_prefix.clone();
-        if key_prefix.is_empty() || key_prefix.len() > 64 {
-            return Err("--key-prefix has 1 to 64 bytes, as in sess:".into());
-        }
-        Ok(Rules { store, key_prefix, attributes: self.cookie.attributes(), policy: self.session.policy()? })
+        let (store, keyspace) = self.storage.check()?;
+        let mut policy = self.session.policy()?;
+        policy.express_writes = keyspace.tombstone.is_some();
+        Ok(Rules { store, keyspace, attributes: self.cookie.attributes(), policy })
     }
 
     /// The secrets that the service verifies with. Makes none.
@@ -299,12 +281,6 @@ impl Cookie {
 
 fn bounds(flag: &str, value: Ms, min: Ms, max: Ms) -> Result<(), String> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(format!("{flag} is {value} ms: use {min} to {max} ms")) }
-}
-
-impl fmt::Debug for Storage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Storage").field("key_prefix", &self.key_prefix).finish_non_exhaustive()
-    }
 }
 
 impl fmt::Debug for Secrets {

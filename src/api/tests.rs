@@ -32,7 +32,7 @@ async fn answer(path: &str) -> (StatusCode, String) {
     let url = format!("sqlite:{}", folder.path().join("test.db").display());
     let config = Flags::try_parse_from(["sessiond", "--store", &url]).unwrap().config;
     let checked = config.check().unwrap();
-    let store = store::open(&checked.store, &checked.key_prefix).await.unwrap();
+    let store = store::open(&checked.store, &checked.keyspace).await.unwrap();
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::default());
     let app = App::new(sessions, &checked, &config.server);

@@ -41,15 +41,15 @@ impl Ops {
 
     /// The sessions, as the service has them.
     pub(super) async fn sessions(&self) -> Result<Sessions, String> {
-        let Rules { store: url, key_prefix, attributes, policy } = self.rules()?;
-        let store = store::open(&url, &key_prefix).await.map_err(|why| format!("--store {url}: {why}"))?;
+        let Rules { store: url, keyspace, attributes, policy } = self.rules()?;
+        let store = store::open(&url, &keyspace).await.map_err(|why| format!("--store {url}: {why}"))?;
         Ok(Sessions::new(store, policy, attributes, Clock::system(), Arc::default()))
     }
 
     /// The store as a whole.
     pub(super) async fn survey(&self) -> Result<Survey, String> {
-        let Rules { store: url, key_prefix, policy, .. } = self.rules()?;
-        let store = store::survey(&url, &key_prefix).await.map_err(|why| format!("--store {url}: {why}"))?;
+        let Rules { store: url, keyspace, policy, .. } = self.rules()?;
+        let store = store::survey(&url, &keyspace).await.map_err(|why| format!("--store {url}: {why}"))?;
         Ok(Survey::new(store, policy, Clock::system()))
     }
 }

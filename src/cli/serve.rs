@@ -32,7 +32,7 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
         None => None,
     };
     let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open(&checked.store, &checked.key_prefix)
+    let store = store::open(&checked.store, &checked.keyspace)
         .await
         .map_err(|why| format!("--store {}: {why}", checked.store))?;
     let metrics = Arc::new(Metrics::new());

@@ -95,6 +95,7 @@ impl Session {
             resave: self.resave,
             save_uninitialized: self.save_uninitialized,
             browser_session: self.browser_session,
+            express_writes: false,
             user_pointer,
             max_data_bytes: self.max_data_bytes,
             max_sessions_per_user: self.max_sessions_per_user,

@@ -2,9 +2,11 @@
 //!
 //! Knows no HTTP, no Redis and no SQL. `now` is read once per verb, here, and handed down.
 
+mod adopt;
 mod by_user;
 mod change;
 mod data;
+mod enlist;
 mod error;
 mod id;
 mod issue;
@@ -17,6 +19,7 @@ mod survey;
 mod update;
 mod user;
 
+pub use adopt::{Adopted, Unreadable};
 pub use by_user::Listing;
 pub use change::{Change, MAX_OPERATIONS};
 pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};
@@ -97,6 +100,7 @@ struct Inner {
     attributes: Attributes,
     clock: Clock,
     metrics: Arc<Metrics>,
+    met: enlist::Met,
 }
 
 /// A live session as it was read.
@@ -118,7 +122,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Self {
         let store = Metered::new(store, &metrics);
-        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics }) }
+        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met: enlist::Met::default() }) }
     }
 
     /// The policy.
@@ -141,9 +145,11 @@ impl Sessions {
     /// [`Error::Store`]: it may or may not have ended.
     pub async fn revoke(&self, id: &Id) -> Result<bool, Error> {
         let now = self.now();
-        let Some(found) = self.store().find(id.as_str(), now).await? else { return Ok(false) };
-        // Whose it is, so that it leaves their list at once. What cannot be read goes all the same.
-        let user_id = Record::decode(&found.record).ok().and_then(|record| self.user_of(&record));
+        let found = self.store().find(id.as_str(), now).await?;
+        // Whose it is, so that it leaves their list at once. What cannot be read goes all the same; and what is not there
+        // is removed too, for an Express may be about to save it.
+        let record = found.and_then(|found| Record::decode(&found.record).ok());
+        let user_id = record.and_then(|record| self.user_of(&record));
         let removed = self.store().remove(&[id.as_str()], user_id.as_deref(), now).await?;
         self.metrics().revoked.by_session.inc_by(removed as u64);
         Ok(removed > 0)

@@ -35,6 +35,8 @@ pub struct Policy {
     pub save_uninitialized: bool,
     /// Whether cookies end with the browser instead of at a time.
     pub browser_session: bool,
+    /// Whether an Express writes to the store too: it may name a session's user without telling the index.
+    pub express_writes: bool,
     /// Where in the data the user's id is; None: in the record's own `sessiond.user_id`.
     pub user_pointer: Option<UserPointer>,
     /// The most that a session's data may take, as JSON, in bytes.
@@ -144,6 +146,7 @@ mod tests {
             resave: false,
             save_uninitialized: false,
             browser_session: false,
+            express_writes: false,
             user_pointer: None,
             max_data_bytes: 65_536,
             max_sessions_per_user: None,

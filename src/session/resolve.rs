@@ -29,13 +29,12 @@ impl Sessions {
     /// and is no error.
     pub async fn resolve(&self, id: &Id, touch: Touch) -> Result<Option<Session>, Error> {
         let now = self.now();
-        match self.load(id, now).await? {
-            Some(loaded) => self.touched(id, loaded, touch, now).await,
-            None => Ok(None),
-        }
+        let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
+        self.enlist(std::iter::once((id, &loaded)), now).await;
+        self.touched(id, loaded, touch, now).await
     }
 
-    /// Several at once, in their order: one round trip to the store, and another for the touches that are due. An
+    /// Several at once, in their order: one round trip to the store, and another for those that are new to it or due. An
     /// unreadable record is an error of its own.
     ///
     /// # Errors
@@ -44,19 +43,23 @@ impl Sessions {
         let now = self.now();
         let names: Vec<&str> = ids.iter().map(Id::as_str).collect();
         let found = self.store().find_many(&names, now).await?;
+        let judged: Vec<_> =
+            found.into_iter().map(|found| found.map_or(Ok(None), |found| self.judge(found, now))).collect();
+        let live = ids.iter().zip(&judged).filter_map(|(id, judged)| Some((id, judged.as_ref().ok()?.as_ref()?)));
+        self.enlist(live, now).await;
         let mut answers = Vec::with_capacity(ids.len());
         let (mut due, mut skipped) = (Vec::new(), 0);
-        for (id, found) in ids.into_iter().zip(found) {
-            answers.push(match found.map(|found| self.judge(found, now)).transpose() {
-                Ok(Some(Some(loaded))) if loaded.standing.touch_due => {
+        for (id, judged) in ids.into_iter().zip(judged) {
+            answers.push(match judged {
+                Ok(Some(loaded)) if loaded.standing.touch_due => {
                     due.push((answers.len(), id, loaded));
                     Ok(None)
                 }
-                Ok(Some(Some(loaded))) => {
+                Ok(Some(loaded)) => {
                     skipped += 1;
                     Ok(Some(self.session(id, loaded.record, loaded.standing, false)))
                 }
-                Ok(_) => Ok(None),
+                Ok(None) => Ok(None),
                 Err(unreadable) => Err(unreadable),
             });
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Error, Id, Policy, Record, Sessions, Standing};
 use crate::clock::{Clock, Ms};
-use crate::store::{self, Check, Cursor, Found, Store};
+use crate::store::{self, Check, Cursor, Enlisted, Found, Store};
 
 const HOUR: Ms = 60 * 60 * 1000;
 
@@ -115,10 +115,16 @@ impl Survey {
         Ok(self.store.size().await?)
     }
 
-    /// A walk over every entry.
+    /// A walk over every entry, or, with a [`Walk::cursor`] of another walk, over what that one had left.
     #[must_use]
-    pub fn walk(&self) -> Walk<'_> {
-        Walk { survey: self, from: Some(None), seen: Distinct::default() }
+    pub fn walk(&self, from: Option<Cursor>) -> Walk<'_> {
+        Walk { survey: self, from: Some(from), seen: Distinct::default() }
+    }
+
+    /// Which of these entries their users' lists do not have.
+    pub(super) async fn unlisted(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<Vec<bool>, Error> {
+        let entries: Vec<_> = entries.iter().map(|entry| (entry.user_id, entry.id)).collect();
+        Ok(self.store.unlisted(&entries, now).await?)
     }
 
     /// Counts everything.
@@ -126,7 +132,7 @@ impl Survey {
     /// # Errors
     /// [`Error::Store`].
     pub async fn stats(&self, mut looked_at: impl FnMut(u64)) -> Result<Stats, Error> {
-        let (mut tally, mut walk) = (Tally::default(), self.walk());
+        let (mut tally, mut walk) = (Tally::default(), self.walk(None));
         while let Some(step) = walk.next().await? {
             step.entries.iter().for_each(|stored| tally.add(stored, step.now));
             looked_at(step.looked_at);
@@ -139,7 +145,7 @@ impl Survey {
     /// # Errors
     /// [`Error::Store`].
     pub async fn examine(&self, mut looked_at: impl FnMut(u64)) -> Result<(Stats, u64), Error> {
-        let (mut tally, mut walk, mut unlisted) = (Tally::default(), self.walk(), 0);
+        let (mut tally, mut walk, mut unlisted) = (Tally::default(), self.walk(None), 0);
         while let Some(step) = walk.next().await? {
             step.entries.iter().for_each(|stored| tally.add(stored, step.now));
             let owned: Vec<_> = step
@@ -195,6 +201,12 @@ pub struct Step {
 }
 
 impl Walk<'_> {
+    /// Where the next step begins. None: at the beginning, or nowhere.
+    #[must_use]
+    pub fn cursor(&self) -> Option<&Cursor> {
+        self.from.as_ref()?.as_ref()
+    }
+
     /// The next step, until there is none.
     ///
     /// # Errors

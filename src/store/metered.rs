@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Entry, Error, Found, Insertion, Listed, Outcome, Result, Store};
+use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store};
 use crate::clock::Ms;
 use crate::telemetry::{CallMetrics, Metrics};
 
@@ -19,6 +19,7 @@ pub struct Metered {
     touch: CallMetrics,
     remove: CallMetrics,
     remove_if: CallMetrics,
+    enlist: CallMetrics,
     list_by_user: CallMetrics,
     purge_expired: CallMetrics,
     ping: CallMetrics,
@@ -37,6 +38,7 @@ impl Metered {
             touch: metrics.store_call("touch"),
             remove: metrics.store_call("remove"),
             remove_if: metrics.store_call("remove_if"),
+            enlist: metrics.store_call("enlist"),
             list_by_user: metrics.store_call("list_by_user"),
             purge_expired: metrics.store_call("purge_expired"),
             ping: metrics.store_call("ping"),
@@ -84,6 +86,10 @@ impl Store for Metered {
 
     async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, now: Ms) -> Result<Outcome> {
         measured(&self.remove_if, self.store.remove_if(id, expected, user_id, now)).await
+    }
+
+    async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()> {
+        measured(&self.enlist, self.store.enlist(entries, now)).await
     }
 
     async fn list_by_user(

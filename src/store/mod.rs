@@ -60,6 +60,33 @@ pub struct Entry<'a> {
     pub expires_at: Ms,
 }
 
+/// An entry that another program put there, and whose it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Enlisted<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The index's key.
+    pub user_id: &'a str,
+    /// Epoch ms, about when it is gone.
+    pub expires_at: Ms,
+}
+
+/// The keys of a Redis, and who writes them.
+#[derive(Debug, Clone)]
+pub struct Keyspace {
+    /// What every session's key begins with.
+    pub prefix: String,
+    /// How long a removed entry keeps its id, in ms, where an Express writes here too, which may save it once more. None:
+    /// none does.
+    pub tombstone: Option<Ms>,
+}
+
+impl Default for Keyspace {
+    fn default() -> Self {
+        Self { prefix: "sess:".into(), tombstone: None }
+    }
+}
+
 /// What was kept under an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -130,6 +157,10 @@ pub trait Store: Send + Sync + 'static {
     /// Removes the entry if its record is `expected`, to the byte; otherwise as `remove`.
     async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, now: Ms) -> Result<Outcome>;
 
+    /// Puts entries into their users' lists that another program put into the store, where that can be. An entry that is
+    /// gone is as one that expires: a listing passes over it.
+    async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()>;
+
     /// Entries of a user, the latest expiry first, `limit` at most; `after` is the last row of the page before.
     async fn list_by_user(
         &self,
@@ -146,15 +177,15 @@ pub trait Store: Send + Sync + 'static {
     async fn ping(&self) -> Result<()>;
 }
 
-/// Opens the store that `url` names. `key_prefix` begins every session's key in Redis.
+/// Opens the store that `url` names; `keyspace` is for a Redis.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when an SQLite file cannot be opened or made. A Redis that is away is no error:
 /// every call says so until it is back.
-pub async fn open(url: &StoreUrl, key_prefix: &str) -> Result<Arc<dyn Store>> {
+pub async fn open(url: &StoreUrl, keyspace: &Keyspace) -> Result<Arc<dyn Store>> {
     Ok(match url {
         StoreUrl::Sqlite(path) => Arc::new(Sqlite::open(path)?),
-        StoreUrl::Redis(target) => Arc::new(Redis::open(target, key_prefix).await?),
+        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace).await?),
     })
 }
 

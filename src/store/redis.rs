@@ -8,67 +8,42 @@
 //! The index entry of a new session is written before its key and confirmed after it, so that what a listing sees as
 //! confirmed has a key, or had one that was removed since. No command needs two keys, so nothing here depends on both
 //! living on the same node.
+//!
+//! # Beside an Express that writes
+//! An Express saves at the end of a request, blindly, what it read at the beginning: `SET` brings a removed key back. So
+//! where the [`Keyspace`] says that one writes here, two things change:
+//! - Whatever removes a session leaves `{sess:<id>}:revoked` behind, for as long as such a request may take. An entry
+//!   beside one is as missing, and is removed when it is next seen. The braces put both keys on one node.
+//! - An Express also extends sessions without telling the index. So there a score says nothing: an entry is dropped only
+//!   when its key is gone, and the index outlives its members by [`UNTOLD`].
 
 mod link;
+mod scripts;
 mod survey;
 
-use std::sync::LazyLock;
-
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use redis::{Cmd, FromRedisValue, Pipeline, Script};
 use tokio::time::Instant;
 
 use self::link::Link;
 use super::url::RedisTarget;
-use super::{Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, deadline, within};
+use super::{Enlisted, Entry, Error, Found, Insertion, Keyspace, Listed, Outcome, Result, Store, deadline, within};
 use crate::clock::Ms;
 
 /// How long an insert may be under way before others may forget it, in ms; far more than the deadline of a call.
 const UNDER_WAY: Ms = 60_000;
 
-/// Compare-and-set on the raw value: other writers do not know of versions.
-const REPLACE: &str = "
-local value = redis.call('GET', KEYS[1])
-if not value then return 0 end
-if value ~= ARGV[1] then return 1 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 2";
-
-static REPLACE_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(REPLACE));
-
-/// The same, also when Redis is at `maxmemory`: the value does not grow.
-static TOUCH_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&format!("#!lua flags=allow-oom{REPLACE}")));
-
-/// Compare-and-delete.
-static REMOVE_SCRIPT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
-local value = redis.call('GET', KEYS[1])
-if not value then return 0 end
-if value ~= ARGV[1] then return 1 end
-redis.call('DEL', KEYS[1])
-return 2",
-    )
-});
-
-/// Puts an id into a user's index while there is room for it: 1 when there is not, 0 when it is there already.
-static RESERVE_SCRIPT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
-redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
-local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[6], 'NX')
-redis.call('PEXPIRE', KEYS[1], ARGV[6], 'GT')
-return 2 * added",
-    )
-});
+/// How long an Express may extend a session before the service meets it again and still finds it listed, in ms.
+const UNTOLD: Ms = 30 * 24 * 60 * 60 * 1000;
 
 /// The Redis store.
 pub struct Redis {
     link: Link,
     key_prefix: String,
     index_prefix: String,
+    /// How long the mark of a removed entry stays, in ms. None: nobody else writes here.
+    tombstone: Option<Ms>,
 }
 
 impl Redis {
@@ -76,10 +51,11 @@ impl Redis {
     ///
     /// # Errors
     /// [`Error::Unexpected`] when the target can never be a connection.
-    pub async fn open(target: &RedisTarget, key_prefix: &str) -> Result<Self> {
+    pub async fn open(target: &RedisTarget, keyspace: &Keyspace) -> Result<Self> {
         let link = Link::open(target).await?;
-        let index_prefix = format!("{}-user:", key_prefix.trim_end_matches(':'));
-        Ok(Self { link, key_prefix: key_prefix.to_owned(), index_prefix })
+        let Keyspace { prefix, tombstone } = keyspace.clone();
+        let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
+        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone })
     }
 
     fn key(&self, id: &str) -> String {
@@ -88,6 +64,13 @@ impl Redis {
 
     fn index(&self, user_id: &str) -> String {
         [&self.index_prefix, user_id].concat()
+    }
+
+    /// A session's key, and that of its tombstone where there may be one.
+    fn keys(&self, id: &str) -> Vec<String> {
+        let key = self.key(id);
+        let tombstone = self.tombstone.map(|_| tombstone(&key));
+        [key].into_iter().chain(tombstone).collect()
     }
 
     async fn run<T: FromRedisValue>(&self, pipeline: &Pipeline, deadline: Instant) -> Result<T> {
@@ -99,10 +82,13 @@ impl Redis {
         .inspect_err(|_| self.link.suspect())
     }
 
-    async fn invoke(&self, script: &Script, key: &str, args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
+    async fn invoke(&self, script: &Script, keys: &[String], args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
         let answer = within(deadline, async {
             let mut connection = self.link.connection()?;
-            let mut invocation = script.key(key);
+            let mut invocation = script.prepare_invoke();
+            for key in keys {
+                invocation.key(key);
+            }
             for arg in args {
                 invocation.arg(*arg);
             }
@@ -121,13 +107,13 @@ impl Redis {
     async fn put(&self, script: &Script, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
         let deadline = deadline();
         let ttl = ttl(entry.expires_at, now).to_string();
-        let outcome = self.invoke(script, &self.key(id), &[expected, entry.record, ttl.as_bytes()], deadline).await?;
+        let outcome = self.invoke(script, &self.keys(id), &[expected, entry.record, ttl.as_bytes()], deadline).await?;
         if let (Outcome::Applied, Some(user_id)) = (outcome, entry.user_id) {
             let index = self.index(user_id);
             let mut pipeline = redis::pipe();
             pipeline.cmd("ZADD").arg(&index).arg(entry.expires_at).arg(id).ignore();
-            prune(&mut pipeline, &index, now);
-            keep(&mut pipeline, &index, entry.expires_at, now);
+            self.prune(&mut pipeline, &index, now);
+            self.keep(&mut pipeline, &index, entry.expires_at, now);
             // The write is done. An index that could not be refreshed, say because Redis is full, heals at the next one.
             if let Err(error) = self.run::<()>(&pipeline, deadline).await {
                 tracing::debug!(%error, "a user's index was not refreshed");
@@ -143,6 +129,9 @@ impl Store for Redis {
         let deadline = deadline();
         let (key, ttl) = (self.key(id), ttl(entry.expires_at, now));
         let mut pipeline = redis::pipe();
+        if self.tombstone.is_some() {
+            pipeline.cmd("DEL").arg(tombstone(&key)).ignore();
+        }
         let Some(user_id) = entry.user_id else {
             pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
             let (set,): (Option<String>,) = self.run(&pipeline, deadline).await?;
@@ -152,17 +141,18 @@ impl Store for Redis {
         let mut reserved = false;
         if let Some(limit) = limit {
             let limit = Ms::try_from(limit).unwrap_or(Ms::MAX);
-            let numbers = [-(now + UNDER_WAY), -now, now, limit, ttl].map(|number| number.to_string());
-            let [under_way, from, to, limit, ttl] = numbers.each_ref().map(String::as_bytes);
-            let args = [id.as_bytes(), under_way, from, to, limit, ttl];
-            match self.invoke(&RESERVE_SCRIPT, &index, &args, deadline).await? {
+            let kept = self.kept(entry.expires_at, now);
+            let numbers = [-(now + UNDER_WAY), -now, self.stale(now), limit, kept].map(|number| number.to_string());
+            let [under_way, from, to, limit, kept] = numbers.each_ref().map(String::as_bytes);
+            let args = [id.as_bytes(), under_way, from, to, limit, kept];
+            match self.invoke(&scripts::RESERVE, std::slice::from_ref(&index), &args, deadline).await? {
                 Outcome::Changed => return Ok(Insertion::Full),
                 outcome => reserved = outcome == Outcome::Applied,
             }
         }
         pipeline.cmd("ZADD").arg(&index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
-        prune(&mut pipeline, &index, now);
-        keep(&mut pipeline, &index, entry.expires_at, now);
+        self.prune(&mut pipeline, &index, now);
+        self.keep(&mut pipeline, &index, entry.expires_at, now);
         pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
         pipeline.cmd("ZADD").arg(&index).arg("XX").arg("CH").arg(entry.expires_at).arg(id);
         let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline, deadline).await?;
@@ -185,9 +175,11 @@ impl Store for Redis {
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
-        let key = self.key(id);
+        if self.tombstone.is_some() {
+            return Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten());
+        }
         let mut pipeline = Pipeline::with_capacity(2);
-        read(&mut pipeline, &key);
+        self.read(&mut pipeline, id);
         let (record, pttl) = self.run(&pipeline, deadline()).await?;
         Ok(found(record, pttl, now))
     }
@@ -197,11 +189,11 @@ impl Store for Redis {
     }
 
     async fn replace(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
-        self.put(&REPLACE_SCRIPT, id, expected, entry, now).await
+        self.put(&scripts::REPLACE, id, expected, entry, now).await
     }
 
     async fn touch(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
-        self.put(&TOUCH_SCRIPT, id, expected, entry, now).await
+        self.put(&scripts::TOUCH, id, expected, entry, now).await
     }
 
     async fn remove(&self, ids: &[&str], user_id: Option<&str>, _now: Ms) -> Result<usize> {
@@ -209,23 +201,46 @@ impl Store for Redis {
             return Ok(0);
         }
         let deadline = deadline();
-        let mut pipeline = redis::pipe();
-        for id in ids {
-            // Each by itself: in a cluster they are on different nodes.
-            pipeline.cmd("DEL").arg(self.key(id));
-        }
-        let removed: Vec<usize> = self.run(&pipeline, deadline).await?;
+        let removed = match self.tombstone {
+            None => {
+                let mut pipeline = redis::pipe();
+                for id in ids {
+                    // Each by itself: in a cluster they are on different nodes.
+                    pipeline.cmd("DEL").arg(self.key(id));
+                }
+                self.run::<Vec<usize>>(&pipeline, deadline).await?.iter().sum()
+            }
+            Some(tombstone) => {
+                let stays = &tombstone.to_string();
+                let bury =
+                    async |id: &str| self.invoke(&scripts::BURY, &self.keys(id), &[stays.as_bytes()], deadline).await;
+                let outcomes = try_join_all(ids.iter().map(|id| bury(id))).await?;
+                outcomes.iter().filter(|outcome| **outcome == Outcome::Applied).count()
+            }
+        };
         self.forget(ids, user_id, deadline).await;
-        Ok(removed.iter().sum())
+        Ok(removed)
     }
 
     async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
         let deadline = deadline();
-        let outcome = self.invoke(&REMOVE_SCRIPT, &self.key(id), &[expected], deadline).await?;
+        let stays = self.tombstone.unwrap_or_default().to_string();
+        let outcome = self.invoke(&scripts::REMOVE, &self.keys(id), &[expected, stays.as_bytes()], deadline).await?;
         if outcome != Outcome::Changed {
             self.forget(&[id], user_id, deadline).await;
         }
         Ok(outcome)
+    }
+
+    async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()> {
+        let mut pipeline = redis::pipe();
+        for Enlisted { id, user_id, expires_at } in entries {
+            let index = self.index(user_id);
+            // Never over a later expiry, or over an insert that is under way.
+            pipeline.cmd("ZADD").arg(&index).arg("GT").arg(*expires_at).arg(*id).ignore();
+            self.keep(&mut pipeline, &index, *expires_at, now);
+        }
+        if pipeline.is_empty() { Ok(()) } else { self.run(&pipeline, deadline()).await }
     }
 
     async fn list_by_user(
@@ -260,6 +275,42 @@ impl Store for Redis {
 }
 
 impl Redis {
+    /// The score up to which a session is over for certain.
+    fn stale(&self, now: Ms) -> Ms {
+        if self.tombstone.is_some() { 0 } else { now }
+    }
+
+    /// How long the index of a member that expires at `expires_at` has to live, in ms.
+    fn kept(&self, expires_at: Ms, now: Ms) -> Ms {
+        ttl(expires_at, now) + self.tombstone.map_or(0, |_| UNTOLD)
+    }
+
+    /// Forgets sessions that have expired, and inserts that never came to an end.
+    fn prune(&self, pipeline: &mut Pipeline, index: &str, now: Ms) {
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(self.stale(now)).ignore();
+    }
+
+    /// Makes the index live as long as a member that expires at `expires_at`.
+    fn keep(&self, pipeline: &mut Pipeline, index: &str, expires_at: Ms, now: Ms) {
+        for condition in ["NX", "GT"] {
+            pipeline.cmd("PEXPIRE").arg(index).arg(self.kept(expires_at, now)).arg(condition).ignore();
+        }
+    }
+
+    /// Asks for a session's record and its remaining time, and for its tombstone where there may be one.
+    fn read(&self, pipeline: &mut Pipeline, id: &str) {
+        let key = self.key(id);
+        for name in ["GET", "PTTL"] {
+            // Sized at once: this is most of what a resolve asks of Redis.
+            let mut command = Cmd::with_capacity(2, name.len() + key.len());
+            command.arg(name).arg(&key);
+            pipeline.add_command(command);
+        }
+        if self.tombstone.is_some() {
+            pipeline.cmd("EXISTS").arg(tombstone(&key));
+        }
+    }
+
     /// Takes sessions that are gone out of their user's index. After their keys: an entry without a session heals, a
     /// session without an entry could not be revoked by user.
     async fn forget(&self, ids: &[&str], user_id: Option<&str>, deadline: Instant) {
@@ -274,24 +325,36 @@ impl Redis {
     /// The entries of `ids`, in their order.
     async fn read_all<'a>(
         &self,
-        ids: impl ExactSizeIterator<Item = &'a str> + Send,
+        ids: impl ExactSizeIterator<Item = &'a str> + Clone + Send,
         now: Ms,
         deadline: Instant,
     ) -> Result<Vec<Option<Found>>> {
-        let mut pipeline = Pipeline::with_capacity(2 * ids.len());
-        for id in ids {
-            read(&mut pipeline, &self.key(id));
+        let mut pipeline = Pipeline::with_capacity(3 * ids.len());
+        for id in ids.clone() {
+            self.read(&mut pipeline, id);
         }
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
         let values: Vec<redis::Value> = self.run(&pipeline, deadline).await?;
         let mut values = values.into_iter();
-        std::iter::from_fn(|| {
-            let (record, pttl) = (values.next()?, values.next()?);
-            Some(typed(record).and_then(|record| Ok(found(record, typed(pttl)?, now))))
-        })
-        .collect()
+        let mut next = || values.next().unwrap_or(redis::Value::Nil);
+        let (mut entries, mut revived) = (Vec::with_capacity(ids.len()), redis::pipe());
+        for id in ids {
+            let entry = found(typed(next())?, typed(next())?, now);
+            let buried = self.tombstone.is_some() && typed(next())?;
+            if buried && entry.is_some() {
+                revived.cmd("DEL").arg(self.key(id)).ignore();
+            }
+            entries.push(entry.filter(|_| !buried));
+        }
+        // So that the Express that saved it does not go on with it.
+        if !revived.is_empty()
+            && let Err(error) = self.run::<()>(&revived, deadline).await
+        {
+            tracing::debug!(%error, "revived sessions were not removed");
+        }
+        Ok(entries)
     }
 
     /// One reading of the index: the rows whose session is there, and the ids of those whose session is not.
@@ -307,7 +370,7 @@ impl Redis {
         let (mut rows, mut dead, mut offset) = (Vec::new(), Vec::new(), 0);
         while rows.len() < limit {
             let mut pipeline = redis::pipe();
-            let lowest = format!("({now}");
+            let lowest = format!("({}", self.stale(now));
             pipeline.cmd("ZRANGE").arg(index).arg(&highest).arg(lowest).arg("BYSCORE").arg("REV");
             pipeline.arg("LIMIT").arg(offset).arg(limit).arg("WITHSCORES");
             let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
@@ -344,26 +407,9 @@ fn ttl(expires_at: Ms, now: Ms) -> Ms {
     (expires_at - now).max(1)
 }
 
-/// Forgets sessions that have expired, and inserts that never came to an end.
-fn prune(pipeline: &mut Pipeline, index: &str, now: Ms) {
-    pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(now).ignore();
-}
-
-/// Makes the index live as long as a member that expires at `expires_at`.
-fn keep(pipeline: &mut Pipeline, index: &str, expires_at: Ms, now: Ms) {
-    for condition in ["NX", "GT"] {
-        pipeline.cmd("PEXPIRE").arg(index).arg(ttl(expires_at, now)).arg(condition).ignore();
-    }
-}
-
-/// Asks for a session's record and its remaining time.
-fn read(pipeline: &mut Pipeline, key: &str) {
-    for name in ["GET", "PTTL"] {
-        // Sized at once: this is most of what a resolve asks of Redis.
-        let mut command = Cmd::with_capacity(2, name.len() + key.len());
-        command.arg(name).arg(key);
-        pipeline.add_command(command);
-    }
+/// The key of the mark that a removed session leaves.
+fn tombstone(key: &str) -> String {
+    ["{", key, "}:revoked"].concat()
 }
 
 /// -1 says that the key never expires, -2 that it has, since its value was read.

@@ -3,8 +3,11 @@
 //! Each step is bounded, so that a store that serves at the same time is not held up, and may be asked again after a
 //! failure. What comes and goes during a walk may or may not be seen.
 
+use std::fmt;
+use std::num::ParseIntError;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +16,29 @@ use tokio::time::Instant;
 
 use super::redis::Redis;
 use super::sqlite::SqliteSurvey;
-use super::{Found, Result, StoreUrl};
+use super::{Found, Keyspace, Result, StoreUrl};
 use crate::clock::Ms;
 
 /// How long one round trip of a survey may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where a walk goes on. Only the store that made it can read it.
+/// Where a walk goes on, as a number. Only the store that made it can read it.
 #[derive(Debug, Clone)]
 pub struct Cursor(pub(super) String);
+
+impl FromStr for Cursor {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, ParseIntError> {
+        text.parse::<u64>().map(|number| Self(number.to_string()))
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// One step of a walk.
 #[derive(Debug)]
@@ -102,10 +119,10 @@ pub trait Survey: Send + Sync + 'static {
 /// # Errors
 /// [`super::Error::Unavailable`] when an SQLite file cannot be opened, or has another schema. A Redis that is away is no
 /// error: every call says so.
-pub async fn survey(url: &StoreUrl, key_prefix: &str) -> Result<Arc<dyn Survey>> {
+pub async fn survey(url: &StoreUrl, keyspace: &Keyspace) -> Result<Arc<dyn Survey>> {
     Ok(match url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteSurvey::open(path)?),
-        StoreUrl::Redis(target) => Arc::new(Redis::open(target, key_prefix).await?),
+        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace).await?),
     })
 }
 

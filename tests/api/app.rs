@@ -67,7 +67,7 @@ impl TestApp {
         let flags = [&["sessiond", "--store", &url], secret, flags].concat();
         let config = Flags::try_parse_from(flags).unwrap().config;
         let checked = config.check().unwrap();
-        let store = store::open(&checked.store, &checked.key_prefix).await.unwrap();
+        let store = store::open(&checked.store, &checked.keyspace).await.unwrap();
         let ahead = Arc::new(AtomicI64::new(0));
         let moved = Arc::clone(&ahead);
         let system = Clock::system();

@@ -14,14 +14,18 @@ use std::sync::Arc;
 use sessiond::clock::Clock;
 use sessiond::cookie::{Attributes, SameSite};
 use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions, Survey};
-use sessiond::store::{self, Store};
+use sessiond::store::{self, Keyspace, Store};
 
 use redis_server::RedisServer;
+
+/// How long a tombstone stays here, in ms.
+const TOMBSTONE: i64 = 60_000;
 
 /// Two openings of one database, as two processes would have it.
 struct Fixture {
     stores: [Arc<dyn Store>; 2],
     url: String,
+    keyspace: Keyspace,
     redis: Option<RedisServer>,
     _folder: tempfile::TempDir,
 }
@@ -30,14 +34,25 @@ impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
-        Self { stores: [open(&url).await, open(&url).await], url, redis: None, _folder: folder }
+        Self::open(url, Keyspace::default(), None, folder).await
     }
 
     async fn redis() -> Self {
+        Self::on_redis(Keyspace::default()).await
+    }
+
+    async fn redis_beside_express() -> Self {
+        Self::on_redis(Keyspace { tombstone: Some(TOMBSTONE), ..Keyspace::default() }).await
+    }
+
+    async fn on_redis(keyspace: Keyspace) -> Self {
         let server = RedisServer::start();
-        let url = server.url();
-        let stores = [open(&url).await, open(&url).await];
-        Self { stores, url, redis: Some(server), _folder: tempfile::tempdir().unwrap() }
+        Self::open(server.url(), keyspace, Some(server), tempfile::tempdir().unwrap()).await
+    }
+
+    async fn open(url: String, keyspace: Keyspace, redis: Option<RedisServer>, folder: tempfile::TempDir) -> Self {
+        let open = async || store::open(&url.parse().unwrap(), &keyspace).await.unwrap();
+        Self { stores: [open().await, open().await], url, keyspace, redis, _folder: folder }
     }
 
     fn store(&self) -> &dyn Store {
@@ -58,13 +73,13 @@ impl Fixture {
 
     /// The store as a whole.
     async fn survey(&self) -> Survey {
-        let store = store::survey(&self.url.parse().unwrap(), "sess:").await.unwrap();
-        Survey::new(store, policy(), Clock::system())
+        self.survey_under(&policy()).await
     }
-}
 
-async fn open(url: &str) -> Arc<dyn Store> {
-    store::open(&url.parse().unwrap(), "sess:").await.unwrap()
+    async fn survey_under(&self, policy: &Policy) -> Survey {
+        let store = store::survey(&self.url.parse().unwrap(), &self.keyspace).await.unwrap();
+        Survey::new(store, policy.clone(), Clock::system())
+    }
 }
 
 fn attributes() -> Attributes {
@@ -91,6 +106,7 @@ fn policy() -> Policy {
         resave: false,
         save_uninitialized: false,
         browser_session: false,
+        express_writes: false,
         user_pointer: None,
         max_data_bytes: 65_536,
         max_sessions_per_user: None,
@@ -111,6 +127,12 @@ macro_rules! on_every_store {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 super::$module::$case(&super::Fixture::redis().await).await;
+            })*
+        }
+        mod redis_beside_express {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$module::$case(&super::Fixture::redis_beside_express().await).await;
             })*
         }
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::Commands;
 use sessiond::clock::{Clock, Ms};
 use sessiond::session::{Id, Lists, NewSession, Stats, Survey, Touch};
-use sessiond::store::{self, Entry, Insertion, StoreUrl};
+use sessiond::store::{self, Entry, Insertion, Keyspace, StoreUrl};
 
 use super::{Fixture, policy};
 
@@ -17,7 +17,7 @@ fn now() -> Ms {
 }
 
 async fn ids(survey: &Survey) -> Vec<String> {
-    let (mut ids, mut walk) = (Vec::new(), survey.walk());
+    let (mut ids, mut walk) = (Vec::new(), survey.walk(None));
     while let Some(step) = walk.next().await.unwrap() {
         ids.extend(step.entries.into_iter().map(|stored| stored.id));
     }
@@ -179,14 +179,14 @@ async fn a_prefix_is_no_pattern() {
     let fixture = Fixture::redis().await;
     let url: StoreUrl = fixture.url.parse().unwrap();
     let mut redis = fixture.redis.as_ref().unwrap().connection();
-    let prefix = r"a[b]*?\:";
-    let store = store::open(&url, prefix).await.unwrap();
+    let keyspace = Keyspace { prefix: r"a[b]*?\:".into(), ..Keyspace::default() };
+    let store = store::open(&url, &keyspace).await.unwrap();
     let entry = Entry { record: EXPRESS.as_bytes(), user_id: Some("ada"), expires_at: now() + 60_000 };
     assert_eq!(store.insert("mine", entry, None, now()).await.unwrap(), Insertion::Done);
     for other in [r"abx\:theirs", "ab*?:theirs", "sess:theirs"] {
         let _: () = redis.set(other, EXPRESS).unwrap();
     }
-    let survey = Survey::new(store::survey(&url, prefix).await.unwrap(), policy(), Clock::system());
+    let survey = Survey::new(store::survey(&url, &keyspace).await.unwrap(), policy(), Clock::system());
     assert_eq!(ids(&survey).await, ["mine"]);
     assert_eq!(survey.lists(true, |_| ()).await.unwrap(), Lists { entries: 1, dangling: 0, pruned: 0 });
 }
@@ -210,7 +210,7 @@ async fn a_file_that_is_no_store_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let survey = async |file: &str| {
         let url = format!("sqlite:{}", folder.path().join(file).display());
-        store::survey(&url.parse().unwrap(), "sess:").await.map(|_| ()).unwrap_err().to_string()
+        store::survey(&url.parse().unwrap(), &Keyspace::default()).await.map(|_| ()).unwrap_err().to_string()
     };
     assert!(survey("nothing.db").await.contains("nothing.db"));
     assert!(!folder.path().join("nothing.db").exists());

@@ -110,9 +110,10 @@ impl Redis {
     ) -> Result<()> {
         batch.entries += list.len() as u64;
         // Not those whose insert is under way: their scores are negative.
+        let (over, slack) = (self.stale(now), if self.tombstone.is_some() { 0 } else { SLACK });
         #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds")]
         let confirmed: Vec<&str> =
-            list.iter().filter(|(_, score)| *score as Ms > now + SLACK).map(|(id, _)| id.as_str()).collect();
+            list.iter().filter(|(_, score)| *score as Ms > over + slack).map(|(id, _)| id.as_str()).collect();
         let mut dangling = Vec::new();
         for ids in confirmed.chunks(READS * 10) {
             let mut pipeline = redis::pipe();
@@ -127,7 +128,7 @@ impl Redis {
         if prune {
             let mut pipeline = redis::pipe();
             // Expired, or an insert that never came to an end.
-            pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(now);
+            pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(over);
             if !dangling.is_empty() {
                 // An id is never used again, so what has no session now will have none.
                 pipeline.cmd("ZREM").arg(index).arg(dangling);

@@ -1,0 +1,58 @@
+//! Where the sessions are.
+
+use std::fmt;
+
+use clap::Args;
+
+use super::{bounds, duration};
+use crate::clock::Ms;
+use crate::store::{Keyspace, StoreUrl};
+
+/// Where the sessions are.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Store")]
+pub struct Storage {
+    /// sqlite:FILE, redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or redis+unix:///PATH[?db=N&user=..&pass=..]
+    #[arg(
+        long = "store",
+        env = "SESSIOND_STORE",
+        default_value = "sqlite:sessiond.db",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    store: String,
+    /// What the keys in Redis begin with
+    #[arg(long, env = "SESSIOND_KEY_PREFIX", default_value = "sess:", value_name = "TEXT")]
+    key_prefix: String,
+    /// Express apps save sessions in this Redis too: keep what is revoked dead when one of them saves it late, and keep
+    /// sessions listed that only they extend. To be told to every process and command on that Redis
+    #[arg(long, env = "SESSIOND_EXPRESS_WRITES")]
+    express_writes: bool,
+    /// With --express-writes: how long a revoked id is remembered. A request to Express that takes longer, and then
+    /// saves its session, revives it
+    #[arg(long, env = "SESSIOND_TOMBSTONE", default_value = "10m", value_parser = duration::parse, value_name = "DURATION")]
+    tombstone: Ms,
+}
+
+impl Storage {
+    /// # Errors
+    /// Says which flag is wrong and what would do. Does not repeat the store URL.
+    pub(super) fn check(&self) -> Result<(StoreUrl, Keyspace), String> {
+        let store: StoreUrl = self.store.parse().map_err(|why| format!("--store (SESSIOND_STORE): {why}"))?;
+        let prefix = self.key_prefix.clone();
+        if prefix.is_empty() || prefix.len() > 64 {
+            return Err("--key-prefix has 1 to 64 bytes, as in sess:".into());
+        }
+        if self.express_writes && matches!(store, StoreUrl::Sqlite(_)) {
+            return Err("--express-writes goes with Redis: no Express writes to an SQLite file".into());
+        }
+        bounds("--tombstone", self.tombstone, 1000, 7 * 24 * 60 * 60 * 1000)?;
+        Ok((store, Keyspace { prefix, tombstone: self.express_writes.then_some(self.tombstone) }))
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("key_prefix", &self.key_prefix).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,62 @@
+//! The scripts: each compares and writes in one step. `KEYS[1]` is a session's key and `KEYS[2]`, where an Express writes
+//! too, that of its tombstone; they answer 0 when there is no such entry, 1 when it is not the expected one, 2 when done.
+//!
+//! `allow-oom`: what takes no more room, or as good as none, is done also when Redis is at `maxmemory`.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+/// Compare-and-set on the raw value: other writers do not know of versions.
+const COMPARE_AND_SET: &str = "
+local value = redis.call('GET', KEYS[1])
+if not value or (KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1) then return 0 end
+if value ~= ARGV[1] then return 1 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 2";
+
+/// `ARGV`: the expected value, the new one, its remaining time in ms.
+pub(super) static REPLACE: LazyLock<Script> = LazyLock::new(|| Script::new(COMPARE_AND_SET));
+
+/// The same, for a value that does not grow.
+pub(super) static TOUCH: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("#!lua flags=allow-oom{COMPARE_AND_SET}")));
+
+/// Compare-and-delete. `ARGV`: the expected value, how long the tombstone stays in ms.
+pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom
+local value = redis.call('GET', KEYS[1])
+if not value or (KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1) then return 0 end
+if value ~= ARGV[1] then return 1 end
+redis.call('DEL', KEYS[1])
+if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[2]) end
+return 2",
+    )
+});
+
+/// Deletes, and leaves a tombstone whether or not there was anything: an Express may be about to save it. `ARGV`: how
+/// long the tombstone stays, in ms.
+pub(super) static BURY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom
+local buried = redis.call('EXISTS', KEYS[2]) == 1
+local deleted = redis.call('DEL', KEYS[1]) == 1
+redis.call('SET', KEYS[2], '', 'PX', ARGV[1])
+return deleted and not buried and 2 or 0",
+    )
+});
+
+/// Puts an id into a user's index (`KEYS[1]`) while there is room for it: 1 when there is not, 0 when it is there
+/// already. `ARGV`: id, score, the range of scores to be forgotten, the most members, the index's remaining time in ms.
+pub(super) static RESERVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "
+redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
+local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[6], 'GT')
+return 2 * added",
+    )
+});
