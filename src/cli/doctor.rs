@@ -81,8 +81,8 @@ async fn walk(survey: &Survey) -> Result<[Check; 4], Error> {
             "unlisted_sessions",
             unlisted == 0,
             format!("{} with a user not in that user's list", count(unlisted, "session")),
-            "logging out everywhere misses these until their next touch: is --user-pointer that of the service? Does an \
-             Express beside it issue sessions?",
+            "logging out everywhere misses these until they are next resolved: is --user-pointer that of the service? If an \
+             Express beside it issues sessions, `sessiond adopt` lists them",
         ),
         Check::new(
             "dangling_entries",

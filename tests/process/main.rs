@@ -1,6 +1,7 @@
 //! The binary as it is run: start, stop, limits, secrets, and the README's own words.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod adopt;
 mod callers;
 mod configuration;
 mod doctor;

@@ -239,7 +239,7 @@ fn the_services_own_environment_will_do() {
 #[test]
 fn help_shows_what_a_command_needs() {
     let say = |args: &[&str]| Said::from(run(Path::new("/"), args)).stdout;
-    for name in ["inspect", "ls", "revoke", "stats", "doctor", "purge"] {
+    for name in ["inspect", "ls", "revoke", "stats", "doctor", "purge", "adopt"] {
         let help = say(&[name, "--help"]);
         assert!(help.contains("--store") && help.contains("--json") && help.contains("Exits 0"), "{help}");
         assert!(!help.contains("--listen") && !help.contains("--check-config"), "{help}");
