@@ -18,16 +18,6 @@ pub struct Listing {
     pub next: Option<(Ms, String)>,
 }
 
-/// One page of what the store lists under a user, without the data.
-pub(super) struct Page {
-    /// Those that are the user's.
-    pub theirs: Vec<Row>,
-    /// How many are not: they have passed to another user under the same id.
-    pub others: usize,
-    /// Where the next page begins; None: this was the last.
-    pub next: Option<(Ms, String)>,
-}
-
 /// A session of a user. Times are unknown for a record that cannot be read, or that Express made.
 pub(super) struct Row {
     pub id: String,
@@ -54,7 +44,7 @@ impl Sessions {
         loop {
             let now = self.now();
             let limit = STEP + spared.len();
-            let rows = self.store().list_by_user(user_id, None, limit, now).await?;
+            let rows = self.store().list_by_user(user_id, None, limit, true, now).await?;
             let mut again = rows.len() == limit;
             let (kept, ended): (Vec<_>, Vec<_>) = rows
                 .into_iter()
@@ -86,7 +76,7 @@ impl Sessions {
         loop {
             let step = STEP.min(left);
             let after = listing.next.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-            let rows = self.store().list_by_user(user_id, after, step, now).await?;
+            let rows = self.store().list_by_user(user_id, after, step, false, now).await?;
             listing.next = next(&rows, step);
             left -= rows.len();
             listing.sessions.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
@@ -101,22 +91,22 @@ impl Sessions {
         }
     }
 
-    /// Everything that the store lists under a user, page by page.
-    pub(super) async fn page(&self, user_id: &str, after: Option<&(Ms, String)>, now: Ms) -> Result<Page, Error> {
-        let after = after.map(|(rank, id)| (*rank, id.as_str()));
-        let rows = self.store().list_by_user(user_id, after, STEP, now).await?;
-        let next = next(&rows, STEP);
-        let count = rows.len();
-        let theirs: Vec<Row> = rows
-            .into_iter()
-            .filter(|row| self.is_of(row, user_id))
-            .map(|row| {
+    /// Every session of a user, without the data.
+    pub(super) async fn rows(&self, user_id: &str, now: Ms) -> Result<Vec<Row>, Error> {
+        let (mut theirs, mut after) = (Vec::new(), None::<(Ms, String)>);
+        loop {
+            let from = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
+            let rows = self.store().list_by_user(user_id, from, STEP, false, now).await?;
+            after = next(&rows, STEP);
+            theirs.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).map(|row| {
                 let ours = Record::decode(&row.found.record).ok().and_then(|record| record.ours);
                 let times = ours.map(|ours| (ours.created_at, ours.touched_at));
                 Row { id: row.id, created_at: times.map(|times| times.0), touched_at: times.map(|times| times.1) }
-            })
-            .collect();
-        Ok(Page { others: count - theirs.len(), theirs, next })
+            }));
+            if after.is_none() {
+                return Ok(theirs);
+            }
+        }
     }
 
     /// Whether a listed entry is still the user's: an Express that logs somebody else in under the same id changes the

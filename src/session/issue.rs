@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::record::Ours;
-use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, policy, span};
+use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, finish, policy, span};
 use crate::clock::Ms;
 use crate::store::{Entry, Insertion, Store};
 
@@ -20,6 +20,14 @@ pub struct NewSession {
     pub lifetime_ms: Option<Ms>,
     /// Where it is issued to.
     pub client: Option<Client>,
+}
+
+/// A session that is not stored yet.
+pub(super) struct Unstored {
+    pub id: Id,
+    pub record: Record,
+    pub user_id: Option<String>,
+    pub standing: Standing,
 }
 
 impl Sessions {
@@ -51,43 +59,54 @@ impl Sessions {
             self.bind(&mut ours, &mut map, Some(user_id))?;
         }
         let data = Data::new(&map, "/data", policy.max_data_bytes)?;
-        let session = self.insert(ours, data, !policy.browser_session, policy.max_sessions_per_user, now).await?;
+        let persistent = !policy.browser_session;
+        let session = match policy.max_sessions_per_user {
+            None => self.insert(ours, data, persistent, now).await?,
+            Some(_) => {
+                let sessions = self.clone();
+                // A caller that hangs up does not leave one session too many.
+                finish(async move {
+                    if let Some(session) = sessions.reserve(&ours, &data, persistent, now).await? {
+                        return Ok(session);
+                    }
+                    let session = sessions.insert(ours, data, persistent, now).await?;
+                    sessions.evict(session.user_id.as_deref()).await;
+                    Ok::<_, Error>(session)
+                })
+                .await?
+            }
+        };
         self.metrics().issued.inc();
         Ok(Some(session))
     }
 
-    /// Stores a new session under a random id. `limit`: how many its user may have with this one.
-    pub(super) async fn insert(
-        &self,
-        ours: Ours,
-        data: Data,
-        persistent: bool,
-        limit: Option<usize>,
-        now: Ms,
-    ) -> Result<Session, Error> {
+    /// Stores a new session.
+    pub(super) async fn insert(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Result<Session, Error> {
+        let mut new = self.unstored(ours, data, persistent, now);
+        let (record, expires_at) = (new.record.encode(), new.standing.expires_at);
+        for _ in 0..MAX_RACES {
+            let entry = Entry { record: &record, user_id: new.user_id.as_deref(), expires_at };
+            if self.store().insert(new.id.as_str(), entry, now).await? == Insertion::Done {
+                return Ok(self.session(new.id, new.record, new.standing, true));
+            }
+            new.id = Id::random();
+        }
+        Err(Error::Contention)
+    }
+
+    /// A new session, under a random id, as it is to be stored.
+    pub(super) fn unstored(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Unstored {
         let (idle_timeout, lifetime_ends_at) = (ours.idle_timeout_ms, Some(ours.lifetime_ends_at));
         let expires_at = policy::expiry(idle_timeout, lifetime_ends_at, now);
         let record = Record::new(&self.inner.attributes, persistent, ours, data, expires_at);
         let user_id = self.user_of(&record);
-        let entry = Entry { record: &record.encode(), user_id: user_id.as_deref(), expires_at };
-        let mut limit = limit;
-        let mut room = limit.zip(user_id.as_deref()).map(|(limit, user_id)| self.room(user_id, limit));
-        for _ in 0..MAX_RACES {
-            let id = Id::random();
-            match self.store().insert(id.as_str(), entry, limit, now).await? {
-                Insertion::Done => {
-                    let standing =
-                        Standing { idle_timeout, touched_at: now, expires_at, lifetime_ends_at, touch_due: false };
-                    return Ok(self.session(id, record, standing, true));
-                }
-                Insertion::Refused => {}
-                Insertion::Full => {
-                    if let Some(room) = &mut room {
-                        limit = Some(room.make(now).await?);
-                    }
-                }
-            }
-        }
-        Err(Error::Contention)
+        let standing = Standing { idle_timeout, touched_at: now, expires_at, lifetime_ends_at, touch_due: false };
+        Unstored { id: Id::random(), record, user_id, standing }
+    }
+
+    /// Ends a session of which nobody has been told.
+    pub(super) async fn withdraw(&self, id: &Id, user_id: Option<&str>, now: Ms) -> Result<(), Error> {
+        self.store().remove(&[id.as_str()], user_id, now).await?;
+        Ok(())
     }
 }

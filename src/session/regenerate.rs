@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
+use super::issue::Unstored;
 use super::record::Ours;
 use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, finish, span};
 use crate::clock::Ms;
-use crate::store::{Outcome, Store};
+use crate::store::{Entry, Outcome, Store};
 
 /// What may change with the id. None leaves a thing as it is. Spans are in ms.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +30,8 @@ impl Sessions {
     /// `if_match` is asked for the session as it is before; a no ends the call.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`]; [`Error::Invalid`] and [`Error::TooManySessions`] as for issue; [`Error::Store`]: the old id may or
-    /// may not have ended.
+    /// [`Error::PreconditionFailed`]; [`Error::Invalid`] and [`Error::TooManySessions`] as for issue;
+    /// [`Error::Store`]: the old id may or may not have ended.
     pub async fn regenerate(
         &self,
         id: &Id,
@@ -59,32 +60,48 @@ impl Sessions {
             let persistent = old.record.original_max_age().is_some();
             // A user who logs in gets one session more; one who is logged in already does not.
             let user = wanted.user_id.as_ref().and_then(Option::as_deref);
-            let limit = self.policy().max_sessions_per_user.filter(|_| user.is_some() && user != old_user.as_deref());
-            let new = self.insert(ours, data, persistent, limit, now).await?;
-            match self.store().remove_if(id.as_str(), &old.bytes, old_user.as_deref(), now).await {
-                Ok(Outcome::Applied) => {
+            let place = match user.filter(|user| old_user.as_deref() != Some(user)) {
+                Some(_) => self.reserve(&ours, &data, persistent, now).await?,
+                None => None,
+            };
+            let new = self.unstored(ours, data, persistent, now);
+            let outcome = self.supersede(id, &old, old_user.as_deref(), &new, now).await;
+            if let Some(place) = place {
+                self.withdraw(&place.id, place.user_id.as_deref(), now).await?;
+            }
+            match outcome? {
+                Outcome::Applied => {
+                    self.evict(new.user_id.as_deref()).await;
                     self.metrics().regenerated.inc();
-                    return Ok(Some(new));
+                    return Ok(Some(self.session(new.id, new.record, new.standing, true)));
                 }
-                Ok(Outcome::Missing) => {
-                    self.withdraw(&new, now).await?;
-                    return Ok(None);
-                }
-                Ok(Outcome::Changed) => self.withdraw(&new, now).await?,
-                Err(error) => {
-                    // Nobody will learn the new id, so it goes too; the caller has waited long enough.
-                    let sessions = self.clone();
-                    tokio::spawn(async move { sessions.withdraw(&new, now).await });
-                    return Err(error.into());
-                }
+                Outcome::Missing => return Ok(None),
+                Outcome::Changed => {}
             }
         }
         Err(Error::Contention)
     }
 
-    async fn withdraw(&self, new: &Session, now: Ms) -> Result<(), Error> {
-        self.store().remove(&[new.id.as_str()], new.user_id.as_deref(), now).await?;
-        Ok(())
+    async fn supersede(
+        &self,
+        id: &Id,
+        old: &Loaded,
+        old_user: Option<&str>,
+        new: &Unstored,
+        now: Ms,
+    ) -> Result<Outcome, Error> {
+        let entry = Entry {
+            record: &new.record.encode(),
+            user_id: new.user_id.as_deref(),
+            expires_at: new.standing.expires_at,
+        };
+        let superseded = self.store().supersede(id.as_str(), &old.bytes, old_user, new.id.as_str(), entry, now).await;
+        if superseded.is_err() {
+            // Nobody will learn the new id, so it goes too; the caller has waited long enough.
+            let (sessions, id, user_id) = (self.clone(), new.id.clone(), new.user_id.clone());
+            tokio::spawn(async move { sessions.withdraw(&id, user_id.as_deref(), now).await });
+        }
+        Ok(superseded?)
     }
 
     fn successor(&self, old: &Loaded, wanted: &Regenerate, now: Ms) -> Result<(Ours, Data), Error> {

@@ -19,6 +19,7 @@ pub struct Metered {
     touch: CallMetrics,
     remove: CallMetrics,
     remove_if: CallMetrics,
+    supersede: CallMetrics,
     enlist: CallMetrics,
     list_by_user: CallMetrics,
     purge_expired: CallMetrics,
@@ -38,6 +39,7 @@ impl Metered {
             touch: metrics.store_call("touch"),
             remove: metrics.store_call("remove"),
             remove_if: metrics.store_call("remove_if"),
+            supersede: metrics.store_call("supersede"),
             enlist: metrics.store_call("enlist"),
             list_by_user: metrics.store_call("list_by_user"),
             purge_expired: metrics.store_call("purge_expired"),
@@ -60,8 +62,8 @@ async fn measured<T>(metrics: &CallMetrics, call: impl Future<Output = Result<T>
 
 #[async_trait]
 impl Store for Metered {
-    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion> {
-        measured(&self.insert, self.store.insert(id, entry, limit, now)).await
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion> {
+        measured(&self.insert, self.store.insert(id, entry, now)).await
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
@@ -88,6 +90,18 @@ impl Store for Metered {
         measured(&self.remove_if, self.store.remove_if(id, expected, user_id, now)).await
     }
 
+    async fn supersede(
+        &self,
+        id: &str,
+        expected: &[u8],
+        user_id: Option<&str>,
+        new_id: &str,
+        entry: Entry<'_>,
+        now: Ms,
+    ) -> Result<Outcome> {
+        measured(&self.supersede, self.store.supersede(id, expected, user_id, new_id, entry, now)).await
+    }
+
     async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()> {
         measured(&self.enlist, self.store.enlist(entries, now)).await
     }
@@ -97,9 +111,10 @@ impl Store for Metered {
         user_id: &str,
         after: Option<(Ms, &str)>,
         limit: usize,
+        pending: bool,
         now: Ms,
     ) -> Result<Vec<Listed>> {
-        measured(&self.list_by_user, self.store.list_by_user(user_id, after, limit, now)).await
+        measured(&self.list_by_user, self.store.list_by_user(user_id, after, limit, pending, now)).await
     }
 
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {

@@ -8,7 +8,7 @@
 //!   says whether it did ([`Outcome`]). So no write revives what was removed.
 //! - A write that was answered is seen by every later call, in every process on the same store.
 //! - Each entry may name a user. `list_by_user` finds every entry whose insert was answered before the listing began.
-//!   An insert that races the removal of all that was listed either is in the next listing or is refused.
+//!   An insert that races the removal of all that was listed, with what is pending, is in the next listing or is refused.
 //! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
 //! - Every call ends within the store's deadline.
 
@@ -125,17 +125,13 @@ pub enum Insertion {
     Done,
     /// Nothing is kept: the id is taken, or the user's entries were removed meanwhile. Try again under another id.
     Refused,
-    /// Nothing is kept: the user has as many entries as they may have.
-    Full,
 }
 
 /// The contract is at the top of this module.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Puts in a new entry. An id whose entry is gone is never used again. `limit`: how many entries its user may have
-    /// with this one; those count too that are being inserted, or of which the index has not learnt that they are gone
-    /// (a listing tells it).
-    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion>;
+    /// Puts in a new entry. An id whose entry is gone is never used again.
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion>;
 
     /// The entry, if there is one.
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>>;
@@ -161,12 +157,27 @@ pub trait Store: Send + Sync + 'static {
     /// gone is as one that expires: a listing passes over it.
     async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()>;
 
+    /// Puts `entry` under `new_id`, which is new, in the place of the one under `id`, if its record is `expected`, to the
+    /// byte: of many at once one applies. `user_id` is whose that one is, where known. Of the two at most one is ever
+    /// listed, and a removal of all that is listed, with what is `pending`, ends it whichever it is.
+    async fn supersede(
+        &self,
+        id: &str,
+        expected: &[u8],
+        user_id: Option<&str>,
+        new_id: &str,
+        entry: Entry<'_>,
+        now: Ms,
+    ) -> Result<Outcome>;
+
     /// Entries of a user, the latest expiry first, `limit` at most; `after` is the last row of the page before.
+    /// `pending`: and then those that are being put in, for a caller who removes what it is given.
     async fn list_by_user(
         &self,
         user_id: &str,
         after: Option<(Ms, &str)>,
         limit: usize,
+        pending: bool,
         now: Ms,
     ) -> Result<Vec<Listed>>;
 

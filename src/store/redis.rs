@@ -22,7 +22,7 @@ mod scripts;
 mod survey;
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use redis::{Cmd, FromRedisValue, Pipeline, Script};
 use tokio::time::Instant;
 
@@ -106,26 +106,24 @@ impl Redis {
 
     async fn put(&self, script: &Script, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
         let deadline = deadline();
-        let ttl = ttl(entry.expires_at, now).to_string();
-        let outcome = self.invoke(script, &self.keys(id), &[expected, entry.record, ttl.as_bytes()], deadline).await?;
-        if let (Outcome::Applied, Some(user_id)) = (outcome, entry.user_id) {
-            let index = self.index(user_id);
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("ZADD").arg(&index).arg(entry.expires_at).arg(id).ignore();
-            self.prune(&mut pipeline, &index, now);
-            self.keep(&mut pipeline, &index, entry.expires_at, now);
-            // The write is done. An index that could not be refreshed, say because Redis is full, heals at the next one.
-            if let Err(error) = self.run::<()>(&pipeline, deadline).await {
-                tracing::debug!(%error, "a user's index was not refreshed");
-            }
+        let (keys, ttl) = (self.keys(id), ttl(entry.expires_at, now).to_string());
+        let args = [expected, entry.record, ttl.as_bytes()];
+        let write = self.invoke(script, &keys, &args, deadline);
+        let Some(user_id) = entry.user_id else { return write.await };
+        // The index first: with a score that is too late an entry heals, with one that is too early it would be forgotten.
+        let (listed, outcome) = join(self.refresh(id, user_id, entry.expires_at, now, deadline), write).await;
+        if matches!(outcome, Ok(Outcome::Missing)) {
+            self.forget(&[id], Some(user_id), deadline).await;
+        } else if let Err(error) = listed {
+            tracing::debug!(%error, "a user's index was not refreshed");
         }
-        Ok(outcome)
+        outcome
     }
 }
 
 #[async_trait]
 impl Store for Redis {
-    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion> {
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion> {
         let deadline = deadline();
         let (key, ttl) = (self.key(id), ttl(entry.expires_at, now));
         let mut pipeline = redis::pipe();
@@ -138,25 +136,10 @@ impl Store for Redis {
             return Ok(if set.is_some() { Insertion::Done } else { Insertion::Refused });
         };
         let index = self.index(user_id);
-        let mut reserved = false;
-        if let Some(limit) = limit {
-            let limit = Ms::try_from(limit).unwrap_or(Ms::MAX);
-            let kept = self.kept(entry.expires_at, now);
-            let numbers = [-(now + UNDER_WAY), -now, self.stale(now), limit, kept].map(|number| number.to_string());
-            let [under_way, from, to, limit, kept] = numbers.each_ref().map(String::as_bytes);
-            let args = [id.as_bytes(), under_way, from, to, limit, kept];
-            match self.invoke(&scripts::RESERVE, std::slice::from_ref(&index), &args, deadline).await? {
-                Outcome::Changed => return Ok(Insertion::Full),
-                outcome => reserved = outcome == Outcome::Applied,
-            }
-        }
-        pipeline.cmd("ZADD").arg(&index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
-        self.prune(&mut pipeline, &index, now);
-        self.keep(&mut pipeline, &index, entry.expires_at, now);
+        self.announce(&mut pipeline, &index, id, entry.expires_at, now);
         pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
-        pipeline.cmd("ZADD").arg(&index).arg("XX").arg("CH").arg(entry.expires_at).arg(id);
+        confirm(&mut pipeline, &index, id, entry.expires_at);
         let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline, deadline).await?;
-        let added = added || reserved;
         if set.is_some() && (confirmed || !added) {
             return Ok(Insertion::Done);
         }
@@ -232,15 +215,52 @@ impl Store for Redis {
         Ok(outcome)
     }
 
-    async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()> {
+    async fn supersede(
+        &self,
+        id: &str,
+        expected: &[u8],
+        user_id: Option<&str>,
+        new_id: &str,
+        entry: Entry<'_>,
+        now: Ms,
+    ) -> Result<Outcome> {
+        let deadline = deadline();
+        let (key, index) = (self.key(new_id), entry.user_id.map(|user_id| self.index(user_id)));
         let mut pipeline = redis::pipe();
-        for Enlisted { id, user_id, expires_at } in entries {
-            let index = self.index(user_id);
-            // Never over a later expiry, or over an insert that is under way.
-            pipeline.cmd("ZADD").arg(&index).arg("GT").arg(*expires_at).arg(*id).ignore();
-            self.keep(&mut pipeline, &index, *expires_at, now);
+        if let Some(index) = &index {
+            self.announce(&mut pipeline, index, new_id, entry.expires_at, now);
         }
-        if pipeline.is_empty() { Ok(()) } else { self.run(&pipeline, deadline()).await }
+        pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl(entry.expires_at, now)).ignore();
+        self.run::<Vec<bool>>(&pipeline, deadline).await?;
+        let stays = self.tombstone.unwrap_or_default().to_string();
+        let outcome = self.invoke(&scripts::REMOVE, &self.keys(id), &[expected, stays.as_bytes()], deadline).await?;
+        let mut pipeline = redis::pipe();
+        if outcome == Outcome::Applied {
+            let Some(index) = &index else {
+                self.forget(&[id], user_id, deadline).await;
+                return Ok(Outcome::Applied);
+            };
+            confirm(&mut pipeline, index, new_id, entry.expires_at);
+            let (confirmed,): (bool,) = self.run(&pipeline, deadline).await?;
+            self.forget(&[id], user_id, deadline).await;
+            if confirmed {
+                return Ok(Outcome::Applied);
+            }
+            // All of the user's were removed meanwhile, this one with them.
+            pipeline.clear();
+        }
+        pipeline.cmd("DEL").arg(&key).ignore();
+        if let Some(index) = &index {
+            pipeline.cmd("ZREM").arg(index).arg(new_id).ignore();
+        }
+        self.run::<()>(&pipeline, deadline).await?;
+        Ok(if outcome == Outcome::Applied { Outcome::Missing } else { outcome })
+    }
+
+    async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()> {
+        let deadline = deadline();
+        let listed = entries.iter().map(|one| self.refresh(one.id, one.user_id, one.expires_at, now, deadline));
+        try_join_all(listed).await.map(|_| ())
     }
 
     async fn list_by_user(
@@ -248,11 +268,12 @@ impl Store for Redis {
         user_id: &str,
         after: Option<(Ms, &str)>,
         limit: usize,
+        pending: bool,
         now: Ms,
     ) -> Result<Vec<Listed>> {
         let (index, deadline) = (self.index(user_id), deadline());
         loop {
-            let (rows, dead) = self.page(&index, after, limit, now, deadline).await?;
+            let (rows, dead) = self.page(&index, after, limit, pending, now, deadline).await?;
             if dead.is_empty() {
                 return Ok(rows);
             }
@@ -285,13 +306,20 @@ impl Redis {
         ttl(expires_at, now) + self.tombstone.map_or(0, |_| UNTOLD)
     }
 
-    /// Forgets sessions that have expired, and inserts that never came to an end.
-    fn prune(&self, pipeline: &mut Pipeline, index: &str, now: Ms) {
-        pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(self.stale(now)).ignore();
+    /// Has the index say that a session expires at `expires_at`, or later.
+    async fn refresh(&self, id: &str, user_id: &str, expires_at: Ms, now: Ms, deadline: Instant) -> Result<()> {
+        let numbers = [expires_at, -now, self.stale(now), self.kept(expires_at, now)].map(|number| number.to_string());
+        let [score, from, to, kept] = numbers.each_ref().map(String::as_bytes);
+        self.invoke(&scripts::LIST, &[self.index(user_id)], &[id.as_bytes(), score, from, to, kept], deadline)
+            .await
+            .map(|_| ())
     }
 
-    /// Makes the index live as long as a member that expires at `expires_at`.
-    fn keep(&self, pipeline: &mut Pipeline, index: &str, expires_at: Ms, now: Ms) {
+    /// Puts an entry into the index whose insert is under way; answers whether it is new. Forgets sessions that have
+    /// expired, and inserts that never came to an end, and makes the index live as long as this entry.
+    fn announce(&self, pipeline: &mut Pipeline, index: &str, id: &str, expires_at: Ms, now: Ms) {
+        pipeline.cmd("ZADD").arg(index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(self.stale(now)).ignore();
         for condition in ["NX", "GT"] {
             pipeline.cmd("PEXPIRE").arg(index).arg(self.kept(expires_at, now)).arg(condition).ignore();
         }
@@ -363,6 +391,7 @@ impl Redis {
         index: &str,
         after: Option<(Ms, &str)>,
         limit: usize,
+        pending: bool,
         now: Ms,
         deadline: Instant,
     ) -> Result<(Vec<Listed>, Vec<String>)> {
@@ -370,7 +399,7 @@ impl Redis {
         let (mut rows, mut dead, mut offset) = (Vec::new(), Vec::new(), 0);
         while rows.len() < limit {
             let mut pipeline = redis::pipe();
-            let lowest = format!("({}", self.stale(now));
+            let lowest = if pending { "-inf".to_owned() } else { format!("({}", self.stale(now)) };
             pipeline.cmd("ZRANGE").arg(index).arg(&highest).arg(lowest).arg("BYSCORE").arg("REV");
             pipeline.arg("LIMIT").arg(offset).arg(limit).arg("WITHSCORES");
             let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
@@ -380,6 +409,7 @@ impl Redis {
             let wanted: Vec<(String, Ms)> = entries
                 .into_iter()
                 .map(|(id, score)| (id, score as Ms))
+                .filter(|(_, rank)| *rank > self.stale(now) || *rank < -now)
                 .filter(|(id, rank)| after.is_none_or(|after| (*rank, id.as_str()) < after))
                 .collect();
             let entries = self.read_all(wanted.iter().map(|(id, _)| id.as_str()), now, deadline).await?;
@@ -400,6 +430,11 @@ impl Redis {
 
 fn typed<T: FromRedisValue>(value: redis::Value) -> Result<T> {
     T::from_redis_value(value).map_err(|_| Error::Unexpected("a reply has another type".into()))
+}
+
+/// Says that an insert has come to its end; answers whether its entry still was in the index.
+fn confirm(pipeline: &mut Pipeline, index: &str, id: &str, expires_at: Ms) {
+    pipeline.cmd("ZADD").arg(index).arg("XX").arg("CH").arg(expires_at).arg(id);
 }
 
 /// Never zero, which would mean none to some commands and an error to others.

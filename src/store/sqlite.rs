@@ -117,17 +117,10 @@ impl Sqlite {
 
 #[async_trait]
 impl Store for Sqlite {
-    async fn insert(&self, id: &str, entry: Entry<'_>, limit: Option<usize>, now: Ms) -> Result<Insertion> {
+    async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion> {
         let (id, record) = (id.to_owned(), entry.record.to_owned());
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
         self.write(move |db| {
-            if let (Some(user_id), Some(limit)) = (&user_id, limit) {
-                let sql = "select count(*) from sessions where user_id = ? and expires_at > ?";
-                let live: i64 = db.prepare_cached(sql)?.query_row(params![user_id, now], |row| row.get(0))?;
-                if usize::try_from(live).unwrap_or(0) >= limit {
-                    return Ok(Insertion::Full);
-                }
-            }
             // An expired row that was not purged yet is no entry, and gives way.
             let sql = "insert into sessions (id, record, user_id, expires_at) values (?1, ?2, ?3, ?4)
                        on conflict (id) do update set record = ?2, user_id = ?3, expires_at = ?4
@@ -189,6 +182,27 @@ impl Store for Sqlite {
         .await
     }
 
+    async fn supersede(
+        &self,
+        id: &str,
+        expected: &[u8],
+        _user_id: Option<&str>,
+        new_id: &str,
+        entry: Entry<'_>,
+        now: Ms,
+    ) -> Result<Outcome> {
+        let (id, expected, new_id) = (id.to_owned(), expected.to_owned(), new_id.to_owned());
+        let (record, user_id, expires_at) =
+            (entry.record.to_owned(), entry.user_id.map(str::to_owned), entry.expires_at);
+        self.write(move |db| {
+            let sql = "update sessions set id = ?, record = ?, user_id = ?, expires_at = ?
+                       where id = ? and record = ? and expires_at > ?";
+            let applied = execute(db, sql, params![new_id, record, user_id, expires_at, id, expected, now])? == 1;
+            outcome(db, applied, &id, now)
+        })
+        .await
+    }
+
     async fn enlist(&self, _entries: &[Enlisted<'_>], _now: Ms) -> Result<()> {
         // Nobody else puts entries here; each row names its user.
         Ok(())
@@ -199,6 +213,7 @@ impl Store for Sqlite {
         user_id: &str,
         after: Option<(Ms, &str)>,
         limit: usize,
+        _pending: bool,
         now: Ms,
     ) -> Result<Vec<Listed>> {
         let user_id = user_id.to_owned();

@@ -20,7 +20,7 @@ async fn record(store: &dyn Store, id: &str) -> Option<String> {
 }
 
 async fn ids(store: &dyn Store, user_id: &str) -> Vec<String> {
-    store.list_by_user(user_id, None, 100, now()).await.unwrap().into_iter().map(|row| row.id).collect()
+    store.list_by_user(user_id, None, 100, false, now()).await.unwrap().into_iter().map(|row| row.id).collect()
 }
 
 /// How much longer than its members an index lives beside an Express, in ms.
@@ -35,10 +35,10 @@ async fn pass(expires_at: Ms) {
 
 pub(crate) async fn insert_never_overwrites(fixture: &Fixture) {
     let store = fixture.store();
-    assert_eq!(store.insert("a", entry("one", Some("u"), 60_000), None, now()).await.unwrap(), Insertion::Done);
-    assert_eq!(store.insert("a", entry("two", Some("u"), 60_000), None, now()).await.unwrap(), Insertion::Refused);
-    assert_eq!(store.insert("a", entry("two", Some("v"), 60_000), None, now()).await.unwrap(), Insertion::Refused);
-    assert_eq!(store.insert("a", entry("two", None, 60_000), None, now()).await.unwrap(), Insertion::Refused);
+    assert_eq!(store.insert("a", entry("one", Some("u"), 60_000), now()).await.unwrap(), Insertion::Done);
+    assert_eq!(store.insert("a", entry("two", Some("u"), 60_000), now()).await.unwrap(), Insertion::Refused);
+    assert_eq!(store.insert("a", entry("two", Some("v"), 60_000), now()).await.unwrap(), Insertion::Refused);
+    assert_eq!(store.insert("a", entry("two", None, 60_000), now()).await.unwrap(), Insertion::Refused);
     assert_eq!(record(store, "a").await.as_deref(), Some("one"));
     assert_eq!(ids(store, "u").await, ["a"]);
     assert_eq!(ids(store, "v").await, [""; 0]);
@@ -50,7 +50,7 @@ pub(crate) async fn insert_never_overwrites(fixture: &Fixture) {
 
 pub(crate) async fn writes_apply_only_to_what_is_there(fixture: &Fixture) {
     let store = fixture.store();
-    store.insert("a", entry("one", Some("u"), 60_000), None, now()).await.unwrap();
+    store.insert("a", entry("one", Some("u"), 60_000), now()).await.unwrap();
     assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 1);
     assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 0);
     assert_eq!(store.remove_if("a", b"one", Some("u"), now()).await.unwrap(), Outcome::Missing);
@@ -62,7 +62,7 @@ pub(crate) async fn writes_apply_only_to_what_is_there(fixture: &Fixture) {
 
 pub(crate) async fn writes_apply_only_to_what_was_expected(fixture: &Fixture) {
     let store = fixture.store();
-    store.insert("a", entry("one", None, 60_000), None, now()).await.unwrap();
+    store.insert("a", entry("one", None, 60_000), now()).await.unwrap();
     assert_eq!(store.replace("a", b"other", entry("two", None, 60_000), now()).await.unwrap(), Outcome::Changed);
     assert_eq!(store.touch("a", b"other", entry("two", None, 60_000), now()).await.unwrap(), Outcome::Changed);
     assert_eq!(store.remove_if("a", b"other", None, now()).await.unwrap(), Outcome::Changed);
@@ -81,8 +81,8 @@ pub(crate) async fn writes_apply_only_to_what_was_expected(fixture: &Fixture) {
 pub(crate) async fn an_expired_entry_is_missing_before_it_is_purged(fixture: &Fixture) {
     let store = fixture.store();
     let short = entry("one", Some("u"), 40);
-    store.insert("a", short, None, now()).await.unwrap();
-    store.insert("b", entry("stays", Some("u"), 60_000), None, now()).await.unwrap();
+    store.insert("a", short, now()).await.unwrap();
+    store.insert("b", entry("stays", Some("u"), 60_000), now()).await.unwrap();
     pass(short.expires_at).await;
     assert_eq!(record(store, "a").await, None);
     assert_eq!(ids(store, "u").await, ["b"]);
@@ -91,7 +91,7 @@ pub(crate) async fn an_expired_entry_is_missing_before_it_is_purged(fixture: &Fi
     assert_eq!(store.remove(&["a"], Some("u"), now()).await.unwrap(), 0);
     assert_eq!(ids(store, "u").await, ["b"]);
     assert_eq!(
-        store.insert("a", entry("anew", None, 40), None, now()).await.unwrap(),
+        store.insert("a", entry("anew", None, 40), now()).await.unwrap(),
         Insertion::Done,
         "an expired entry gives way"
     );
@@ -120,7 +120,7 @@ pub(crate) async fn unknown_ids_create_nothing(fixture: &Fixture) {
 pub(crate) async fn several_are_found_and_removed_at_once(fixture: &Fixture) {
     let store = fixture.store();
     for id in ["a", "b", "c"] {
-        store.insert(id, entry(id, Some("u"), 60_000), None, now()).await.unwrap();
+        store.insert(id, entry(id, Some("u"), 60_000), now()).await.unwrap();
     }
     let found = store.find_many(&["c", "none", "a", "a"], now()).await.unwrap();
     let found: Vec<Option<Vec<u8>>> = found.into_iter().map(|found| found.map(|found| found.record)).collect();
@@ -135,37 +135,6 @@ pub(crate) async fn several_are_found_and_removed_at_once(fixture: &Fixture) {
     assert_eq!(store.remove(&[], Some("u"), now()).await.unwrap(), 0);
 }
 
-pub(crate) async fn a_user_has_only_so_many_entries(fixture: &Fixture) {
-    let store = fixture.store();
-    let insert = async |id: &str, user: Option<&'static str>, limit| {
-        store.insert(id, entry(id, user, 60_000), limit, now()).await.unwrap()
-    };
-    assert_eq!(insert("a", Some("u"), Some(2)).await, Insertion::Done);
-    assert_eq!(insert("b", Some("u"), Some(2)).await, Insertion::Done);
-    assert_eq!(insert("c", Some("u"), Some(2)).await, Insertion::Full);
-    assert_eq!(record(store, "c").await, None, "nothing is kept of what did not fit");
-    assert_eq!(insert("c", Some("v"), Some(2)).await, Insertion::Done, "another user has places of their own");
-    assert_eq!(insert("d", None, Some(0)).await, Insertion::Done, "nobody has as many as there are");
-    assert_eq!(insert("e", Some("u"), Some(3)).await, Insertion::Done);
-    assert_eq!(insert("f", Some("u"), None).await, Insertion::Done);
-    store.remove(&["a", "b"], Some("u"), now()).await.unwrap();
-    assert_eq!(insert("g", Some("u"), Some(3)).await, Insertion::Done);
-    // Removed without a word on whose it was: a listing sets that right.
-    store.remove(&["g"], None, now()).await.unwrap();
-    ids(store, "u").await;
-    assert_eq!(insert("h", Some("u"), Some(3)).await, Insertion::Done);
-    // What has expired takes no place, once a listing has told.
-    let short = entry("i", Some("w"), 50);
-    store.insert("i", short, Some(1), now()).await.unwrap();
-    pass(short.expires_at).await;
-    ids(store, "w").await;
-    assert_eq!(insert("j", Some("w"), Some(1)).await, Insertion::Done);
-    if let Some(redis) = &fixture.redis {
-        let ttl: i64 = redis::cmd("PTTL").arg("sess-user:w").query(&mut redis.connection()).unwrap();
-        assert!(ttl > 50_000, "the index lives as long as its longest member: {ttl}");
-    }
-}
-
 pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
     let store = fixture.store();
     let began = now();
@@ -174,17 +143,17 @@ pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
         (0..25).map(|n| (began + 60_000 + 1000 * (n / 4), format!("id-{n:02}"))).collect();
     for (expires_at, id) in &expected {
         let entry = Entry { record: id.as_bytes(), user_id: Some("ü/?&:*"), expires_at: *expires_at };
-        assert_eq!(store.insert(id, entry, None, began).await.unwrap(), Insertion::Done);
+        assert_eq!(store.insert(id, entry, began).await.unwrap(), Insertion::Done);
     }
-    store.insert("other", entry("x", Some("somebody else"), 60_000), None, now()).await.unwrap();
-    store.insert("nobody", entry("x", None, 60_000), None, now()).await.unwrap();
+    store.insert("other", entry("x", Some("somebody else"), 60_000), now()).await.unwrap();
+    store.insert("nobody", entry("x", None, 60_000), now()).await.unwrap();
     expected.sort();
     expected.reverse();
     for limit in [1, 3, 24, 25, 26] {
         let (mut listed, mut after) = (Vec::new(), None::<(Ms, String)>);
         loop {
             let last = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-            let page = store.list_by_user("ü/?&:*", last, limit, now()).await.unwrap();
+            let page = store.list_by_user("ü/?&:*", last, limit, false, now()).await.unwrap();
             assert!(page.len() <= limit);
             let Some(row) = page.last() else { break };
             after = Some((row.rank, row.id.clone()));
@@ -198,9 +167,9 @@ pub(crate) async fn users_are_listed_page_by_page(fixture: &Fixture) {
 pub(crate) async fn the_index_follows_every_write(fixture: &Fixture) {
     let store = fixture.store();
     let short = entry("a", Some("u"), 300);
-    store.insert("a", short, None, now()).await.unwrap();
-    store.insert("b", entry("b", Some("u"), 250), None, now()).await.unwrap();
-    store.insert("c", entry("c", Some("u"), 60_000), None, now()).await.unwrap();
+    store.insert("a", short, now()).await.unwrap();
+    store.insert("b", entry("b", Some("u"), 250), now()).await.unwrap();
+    store.insert("c", entry("c", Some("u"), 60_000), now()).await.unwrap();
     // Touched and replaced before they expire, they are listed after.
     assert_eq!(store.touch("a", b"a", entry("a", Some("u"), 60_000), now()).await.unwrap(), Outcome::Applied);
     assert_eq!(store.replace("b", b"b", entry("B", Some("u"), 60_000), now()).await.unwrap(), Outcome::Applied);
@@ -225,7 +194,7 @@ pub(crate) async fn records_are_bytes(fixture: &Fixture) {
     let store = fixture.store();
     let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     let entry = |record| Entry { record, user_id: Some("\u{0}\u{10FFFF}"), expires_at: now() + 60_000 };
-    assert_eq!(store.insert("a b\"%", entry(&bytes), None, now()).await.unwrap(), Insertion::Done);
+    assert_eq!(store.insert("a b\"%", entry(&bytes), now()).await.unwrap(), Insertion::Done);
     assert_eq!(store.find("a b\"%", now()).await.unwrap().unwrap().record, bytes);
     assert_eq!(store.replace("a b\"%", &bytes, entry(&bytes[..10]), now()).await.unwrap(), Outcome::Applied);
     assert_eq!(store.find("a b\"%", now()).await.unwrap().unwrap().record, bytes[..10]);
@@ -237,12 +206,12 @@ pub(crate) async fn every_key_expires(fixture: &Fixture) {
     let id = |n: usize| format!("id-{n}");
     for n in 0..20 {
         let user_id = ["u", "v"][n % 2];
-        store.insert(&id(n), entry("one", Some(user_id), 50_000), None, now()).await.unwrap();
+        store.insert(&id(n), entry("one", Some(user_id), 50_000), now()).await.unwrap();
         store.touch(&id(n), b"one", entry("one", Some(user_id), 90_000), now()).await.unwrap();
     }
     store.replace("id-0", b"one", entry("two", Some("u"), 1), now()).await.unwrap();
-    store.insert("none", entry("one", None, 1_000), None, now()).await.unwrap();
-    store.insert("past", Entry { expires_at: now() - 5, ..entry("one", Some("w"), 0) }, None, now()).await.unwrap();
+    store.insert("none", entry("one", None, 1_000), now()).await.unwrap();
+    store.insert("past", Entry { expires_at: now() - 5, ..entry("one", Some("w"), 0) }, now()).await.unwrap();
     pass(now() + 5).await;
     assert_eq!(record(store, "id-0").await, None, "a ttl never rounds to none");
     assert_eq!(record(store, "past").await, None, "a ttl never turns into none");

@@ -17,7 +17,7 @@ const USERS: [Option<&str>; 3] = [None, Some("u"), Some("v")];
 
 #[derive(Debug, Clone)]
 enum Call {
-    Insert { id: usize, user: usize, record: u8, limit: Option<usize> },
+    Insert { id: usize, user: usize, record: u8 },
     Replace { id: usize, expected: u8, record: u8 },
     Touch { id: usize, expected: u8 },
     Remove { id: usize, expected: Option<u8>, knows_user: bool },
@@ -28,7 +28,7 @@ fn call() -> impl Strategy<Value = Call> {
     // Few values, so that calls meet.
     let (id, user, record) = (0..IDS.len(), 0..USERS.len(), 0_u8..2);
     prop_oneof![
-        3 => (id.clone(), user, record.clone(), prop::option::of(1_usize..3)).prop_map(|(id, user, record, limit)| Call::Insert { id, user, record, limit }),
+        3 => (id.clone(), user, record.clone()).prop_map(|(id, user, record)| Call::Insert { id, user, record }),
         3 => (id.clone(), record.clone(), record.clone()).prop_map(|(id, expected, record)| Call::Replace { id, expected, record }),
         2 => (id.clone(), record.clone()).prop_map(|(id, expected)| Call::Touch { id, expected }),
         2 => (id, prop::option::of(record), any::<bool>()).prop_map(|(id, expected, knows_user)| Call::Remove { id, expected, knows_user }),
@@ -65,24 +65,12 @@ pub(crate) async fn a_random_history_is_the_models(fixture: &Fixture) {
             let mut gone = None;
             let told = format!("history {history}, step {step} of {calls:?}");
             match call {
-                Call::Insert { id: at, user: whose, record, limit } => {
+                Call::Insert { id: at, user: whose, record } => {
                     let (record_bytes, user_id) = (bytes(record), user(*whose));
                     let entry = Entry { record: &record_bytes, user_id: user_id.as_deref(), expires_at: now + 60_000 };
-                    let mut inserted = store.insert(&id(*at), entry, *limit, now).await.unwrap();
-                    if inserted == Insertion::Full {
-                        // A listing tells the store which entries are gone.
-                        store.list_by_user(user_id.as_deref().unwrap(), None, 10, now).await.unwrap();
-                        inserted = store.insert(&id(*at), entry, *limit, now).await.unwrap();
-                    }
-                    let theirs = model.values().filter(|(other, _)| other == whose && *whose > 0).count();
-                    let full = limit.is_some_and(|limit| theirs >= limit);
-                    let expected: &[Insertion] = match (model.contains_key(at), full) {
-                        (true, true) => &[Insertion::Refused, Insertion::Full],
-                        (true, false) => &[Insertion::Refused],
-                        (false, true) => &[Insertion::Full],
-                        (false, false) => &[Insertion::Done],
-                    };
-                    assert!(expected.contains(&inserted), "{inserted:?}: {told}");
+                    let inserted = store.insert(&id(*at), entry, now).await.unwrap();
+                    let expected = if model.contains_key(at) { Insertion::Refused } else { Insertion::Done };
+                    assert_eq!(inserted, expected, "{told}");
                     if inserted == Insertion::Done {
                         model.insert(*at, (*whose, *record));
                     }
@@ -123,7 +111,7 @@ pub(crate) async fn a_random_history_is_the_models(fixture: &Fixture) {
                     }
                 }
                 Call::List { user: whose } => {
-                    let rows = store.list_by_user(&user(*whose).unwrap(), None, 10, now).await.unwrap();
+                    let rows = store.list_by_user(&user(*whose).unwrap(), None, 10, false, now).await.unwrap();
                     let mut listed: Vec<String> = rows.into_iter().map(|row| row.id).collect();
                     listed.sort();
                     let expected: Vec<String> =

@@ -26,7 +26,7 @@ async fn ids(survey: &Survey) -> Vec<String> {
 
 async fn insert(fixture: &Fixture, id: &str, record: &str, user_id: Option<&str>, ttl: Ms) {
     let entry = Entry { record: record.as_bytes(), user_id, expires_at: now() + ttl };
-    assert_eq!(fixture.store().insert(id, entry, None, now()).await.unwrap(), Insertion::Done);
+    assert_eq!(fixture.store().insert(id, entry, now()).await.unwrap(), Insertion::Done);
 }
 
 /// A session of `user`, in the record as in the list.
@@ -182,7 +182,7 @@ async fn a_prefix_is_no_pattern() {
     let keyspace = Keyspace { prefix: r"a[b]*?\:".into(), ..Keyspace::default() };
     let store = store::open(&url, &keyspace).await.unwrap();
     let entry = Entry { record: EXPRESS.as_bytes(), user_id: Some("ada"), expires_at: now() + 60_000 };
-    assert_eq!(store.insert("mine", entry, None, now()).await.unwrap(), Insertion::Done);
+    assert_eq!(store.insert("mine", entry, now()).await.unwrap(), Insertion::Done);
     for other in [r"abx\:theirs", "ab*?:theirs", "sess:theirs"] {
         let _: () = redis.set(other, EXPRESS).unwrap();
     }

@@ -47,16 +47,16 @@ return deleted and not buried and 2 or 0",
     )
 });
 
-/// Puts an id into a user's index (`KEYS[1]`) while there is room for it: 1 when there is not, 0 when it is there
-/// already. `ARGV`: id, score, the range of scores to be forgotten, the most members, the index's remaining time in ms.
-pub(super) static RESERVE: LazyLock<Script> = LazyLock::new(|| {
+/// Puts an id into a user's index (`KEYS[1]`), or moves it to a later score. `ARGV`: id, score, the range of scores to be
+/// forgotten, the index's remaining time in ms. Its own script, for `allow-oom`: what is there takes no more room, and a
+/// session that lives on while its entry does not could not be revoked by user.
+pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "
+        "#!lua flags=allow-oom
+redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
-local added = redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[6], 'NX')
-redis.call('PEXPIRE', KEYS[1], ARGV[6], 'GT')
-return 2 * added",
+redis.call('PEXPIRE', KEYS[1], ARGV[5], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[5], 'GT')
+return 2",
     )
 });
