@@ -134,11 +134,11 @@ fn keygen(name: &str, scope: Scope, json: bool) -> Result<(), String> {
 }
 
 /// The command line, for which an empty variable is one that is not set, as `${X:-}` in a compose file leaves it. Only
-/// an empty secret is a mistake.
+/// an empty secret, or key of callers, is a mistake: without them a service is not what its operator meant.
 fn command() -> clap::Command {
     fn unset_empty(arg: Arg) -> Arg {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-        if empty && arg.get_id() != "secret" { arg.env(None) } else { arg }
+        if empty && arg.get_id() != "secret" && arg.get_id() != "api_key" { arg.env(None) } else { arg }
     }
     let all = |command: clap::Command| command.mut_args(unset_empty);
     all(Cli::command()).mut_subcommands(|command| match command.get_name() {

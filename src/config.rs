@@ -147,8 +147,8 @@ pub struct Logs {
     pub log_format: Format,
     /// Base URL of a collector (OTLP over HTTP, as in http://127.0.0.1:4318) that gets the spans of those requests whose
     /// traceparent is sampled. Needs a build with the feature otlp
-    #[arg(long, env = "SESSIOND_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    #[arg(long, env = "SESSIOND_OTLP_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    pub otlp_endpoint: Option<SecretString>,
 }
 
 /// How much is logged.

@@ -151,6 +151,10 @@ impl From<session::Error> for Error {
                 let detail = format!("the user has {limit} sessions, and may have no more: revoke one first");
                 Self::new(StatusCode::CONFLICT, "too-many-sessions", detail)
             }
+            session::Error::TooMuch { limit } => {
+                let detail = format!("the sessions take more than {limit} bytes together: ask for fewer at once");
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "answer-too-large", detail)
+            }
             session::Error::Contention => {
                 Self::unavailable("contention", "too many callers change this session at once: try again")
             }

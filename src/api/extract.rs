@@ -324,13 +324,25 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
         let pointer = pointer(error.path());
         let error = error.into_inner();
         if error.is_data() {
-            Error::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", error.to_string()).at(pointer)
+            Error::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", without_value(&error.to_string())).at(pointer)
         } else {
             malformed(&error)
         }
     })?;
     json.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+/// `invalid type: string "…", expected a sequence at line 1 column 9` without the value: a caller may log what we answer,
+/// and the value may be a cookie.
+fn without_value(error: &str) -> String {
+    let said = error.split_once(": ").filter(|(kind, _)| matches!(*kind, "invalid type" | "invalid value"));
+    let Some(((kind, found), (_, expected))) = said.zip(error.rsplit_once(", expected ")) else {
+        return error.to_owned();
+    };
+    let found = found.split_once(['`', '"']).map_or(found, |(found, _)| found);
+    let found = found.split_once(',').map_or(found, |(found, _)| found);
+    format!("{kind}: {}, expected {expected}", found.trim_end())
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

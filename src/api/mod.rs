@@ -47,6 +47,7 @@ pub struct Shared {
     max_body_bytes: usize,
     read_timeout: Duration,
     in_flight: Semaphore,
+    readiness: ops::Readiness,
 }
 
 impl Deref for App {
@@ -68,6 +69,7 @@ impl App {
             max_body_bytes: 2 * sessions.policy().max_data_bytes + 16 * 1024,
             read_timeout: Duration::from_millis(server.read_timeout.unsigned_abs()),
             in_flight: Semaphore::new(server.max_in_flight),
+            readiness: ops::Readiness::default(),
             keys: ArcSwap::from_pointee(config.keys.clone()),
             sessions,
         }))

@@ -1,13 +1,17 @@
 //! For those who run the service: is it alive, can it serve, what does it offer. Never a session.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{Problem, Result, json};
+use super::error::{self, Problem, json};
+use crate::session::{self, Sessions};
 
 /// How the service is
 #[derive(Serialize, ToSchema)]
@@ -15,6 +19,27 @@ pub(super) struct Health {
     /// `live` or `ready`
     #[schema(example = "ready")]
     status: &'static str,
+}
+
+/// Whether the store can serve, asked by one probe at a time: probes need no key, and are not to be a way to busy a store.
+#[derive(Default)]
+pub(super) struct Readiness(Mutex<Option<(Instant, Result<(), session::Error>)>>);
+
+/// How long an answer is good for.
+const FRESH: Duration = Duration::from_millis(250);
+
+impl Readiness {
+    async fn ask(&self, sessions: &Sessions) -> Result<(), session::Error> {
+        let mut known = self.0.lock().await;
+        if let Some((asked, answer)) = &*known
+            && asked.elapsed() < FRESH
+        {
+            return answer.clone();
+        }
+        let answer = sessions.ping().await;
+        *known = Some((Instant::now(), answer.clone()));
+        answer
+    }
 }
 
 /// Is the process alive?
@@ -38,8 +63,8 @@ pub(super) async fn livez() -> Response {
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn readyz(State(app): State<App>) -> Result<Response> {
-    app.sessions.ping().await?;
+pub(super) async fn readyz(State(app): State<App>) -> error::Result<Response> {
+    app.readiness.ask(&app.sessions).await?;
     Ok(health("ready"))
 }
 

@@ -12,10 +12,11 @@ use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{IfMatch, Json, Named, Object, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie};
-use crate::session::{self, Change, Id, Regenerate, Touch};
+use crate::session::{Change, Regenerate, Touch};
 
 /// How a resolve touches.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resolve {
     /// `never` only looks, `force` extends the session in any case; without it the session is touched when that is due,
@@ -57,17 +58,6 @@ pub(super) struct Regeneration {
     #[serde(default)]
     #[schema(value_type = Option<Client>)]
     client: Option<Object<Client>>,
-}
-
-/// Holds a write to its `If-Match`, where the write has no loop of its own in which to judge it.
-async fn require(app: &App, id: &Id, if_match: &IfMatch) -> Result<()> {
-    if !if_match.is_given() {
-        return Ok(());
-    }
-    match app.sessions.resolve(id, Touch::Never).await? {
-        Some(session) if !if_match.holds(&session) => Err(session::Error::PreconditionFailed.into()),
-        _ => Ok(()),
-    }
 }
 
 /// Tells null from nothing.
@@ -116,8 +106,10 @@ pub(super) async fn revoke(
 ) -> Result<Response> {
     match named {
         Ok(Named { id, by_id }) => {
-            require(&app, &id, &if_match).await?;
-            let revoked = app.sessions.revoke(&id).await?;
+            let revoked = match if_match.is_given() {
+                true => app.sessions.revoke_if(&id, |session| if_match.holds(session)).await?,
+                false => app.sessions.revoke(&id).await?,
+            };
             match (by_id, revoked) {
                 (true, true) => Ok(StatusCode::NO_CONTENT.into_response()),
                 (true, false) => Err(Error::no_such_session()),
@@ -204,8 +196,8 @@ pub(super) async fn replace(
     )
 )]
 pub(super) async fn touch(State(app): State<App>, named: Named, if_match: IfMatch) -> Result<Response> {
-    require(&app, &named.id, &if_match).await?;
-    let session = app.sessions.resolve(&named.id, Touch::Force).await?.ok_or_else(|| named.none())?;
+    let session =
+        app.sessions.touch_if(&named.id, |session| if_match.holds(session)).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))
 }
 

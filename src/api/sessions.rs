@@ -110,6 +110,7 @@ pub(super) struct Resolved<'a> {
     request_body(content = Batch),
     responses(
         (status = 200, description = "What they open", body = Resolved),
+        (status = 413, description = "The body has more than 4 MiB, or the sessions more than 16 MiB: ask for fewer", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -144,7 +145,7 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
             }
         }
     }
-    let set = |session: &Option<Session>| session.as_ref().and_then(|session| app.set_cookie(session, Cookie::Touched));
+    let set = |session: &Option<Session>| app.set_cookie(session.as_ref()?, Cookie::Touched);
     let set_cookies: Vec<Option<String>> = sessions.iter().map(set).collect();
     let bodies = sessions
         .iter()

@@ -21,6 +21,7 @@ const MAX_PAGE: usize = 1000;
 
 /// Which page of a user's sessions.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {
     /// How many sessions the page may have; 100 when left out
@@ -37,6 +38,7 @@ pub(super) struct Paging {
 
 /// Which session to spare.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Except {
     /// The id of a session that goes on; left out: all end

@@ -71,7 +71,7 @@ pub(super) fn moment(at: Ms, now: Ms) -> String {
 
 /// `in 3h 12m`, `2days 5h ago`, `now`.
 pub(super) fn relative(at: Ms, now: Ms) -> String {
-    match span((at - now).saturating_abs()) {
+    match span(at.saturating_sub(now).saturating_abs()) {
         span if span == "0s" => "now".into(),
         span if at > now => format!("in {span}"),
         span => format!("{span} ago"),

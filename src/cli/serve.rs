@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, App};
 use crate::clock::Clock;
@@ -19,6 +20,9 @@ use crate::telemetry::{self, Metrics};
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
+/// How long what callers have begun and hung up on may take to end, after the last request.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
 pub(super) async fn serve(config: &Config) -> Result<(), String> {
     telemetry::start(&config.logs);
@@ -28,7 +32,10 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
         return Ok(());
     }
     let _exporter = match &config.logs.otlp_endpoint {
-        Some(url) => Some(telemetry::Exporter::start(url).map_err(|why| format!("--otlp-endpoint {url}: {why}"))?),
+        Some(url) => {
+            let exporter = telemetry::Exporter::start(url.expose_secret());
+            Some(exporter.map_err(|why| format!("--otlp-endpoint: {why}"))?)
+        }
         None => None,
     };
     let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
@@ -47,7 +54,7 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
     greet(config, &checked, &listener, ops.as_ref());
     let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
-    let background = [tokio::spawn(purge(sessions)), tokio::spawn(reloading)];
+    let background = [tokio::spawn(purge(sessions.clone())), tokio::spawn(reloading)];
     let (stopping, stopped) = watch::channel(false);
     let stopped = || {
         let mut stopped = stopped.clone();
@@ -64,6 +71,9 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
         stopping.send_replace(true);
     });
     background.iter().for_each(JoinHandle::abort);
+    if timeout(DRAIN, sessions.settle()).await.is_err() {
+        tracing::warn!("some sessions are still being changed");
+    }
     tracing::info!("stopped");
     Ok(())
 }

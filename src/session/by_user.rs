@@ -2,12 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Error, Id, Record, Session, Sessions, finish};
+use super::{Error, Id, Record, Session, Sessions};
 use crate::clock::Ms;
 use crate::store::{Listed, Store};
-
-/// How many sessions of a user are read at once: records may be large.
-const STEP: usize = 200;
 
 /// One page of a user's sessions.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ impl Sessions {
     pub async fn revoke_user(&self, user_id: &str, except: Option<&Id>) -> Result<usize, Error> {
         let (sessions, user_id, except) = (self.clone(), user_id.to_owned(), except.cloned());
         // A caller that hangs up does not stop it halfway.
-        finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
+        self.finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
     }
 
     /// Always from the top: a session that is touched or regenerated meanwhile moves there.
@@ -43,7 +40,7 @@ impl Sessions {
         let mut spared = HashSet::new();
         loop {
             let now = self.now();
-            let limit = STEP + spared.len();
+            let limit = self.policy().step() + spared.len();
             let rows = self.store().list_by_user(user_id, None, limit, true, now).await?;
             let mut again = rows.len() == limit;
             let (kept, ended): (Vec<_>, Vec<_>) = rows
@@ -74,7 +71,7 @@ impl Sessions {
         let mut listing = Listing { sessions: Vec::new(), next: after };
         let mut left = limit;
         loop {
-            let step = STEP.min(left);
+            let step = self.policy().step().min(left);
             let after = listing.next.as_ref().map(|(rank, id)| (*rank, id.as_str()));
             let rows = self.store().list_by_user(user_id, after, step, false, now).await?;
             listing.next = next(&rows, step);
@@ -93,11 +90,11 @@ impl Sessions {
 
     /// Every session of a user, without the data.
     pub(super) async fn rows(&self, user_id: &str, now: Ms) -> Result<Vec<Row>, Error> {
-        let (mut theirs, mut after) = (Vec::new(), None::<(Ms, String)>);
+        let (step, mut theirs, mut after) = (self.policy().step(), Vec::new(), None::<(Ms, String)>);
         loop {
             let from = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-            let rows = self.store().list_by_user(user_id, from, STEP, false, now).await?;
-            after = next(&rows, STEP);
+            let rows = self.store().list_by_user(user_id, from, step, false, now).await?;
+            after = next(&rows, step);
             theirs.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).map(|row| {
                 let ours = Record::decode(&row.found.record).ok().and_then(|record| record.ours);
                 let times = ours.map(|ours| (ours.created_at, ours.touched_at));

@@ -3,7 +3,7 @@
 use crate::store;
 
 /// Why a verb was not done. "There is no such session" is not among these: the verbs answer that with None.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The store failed; nothing is known about the session.
     #[error(transparent)]
@@ -31,6 +31,12 @@ pub enum Error {
     #[error("the user has {limit} sessions, and may have no more")]
     TooManySessions {
         /// How many they may have.
+        limit: usize,
+    },
+    /// What was asked for at once is more than one answer may hold.
+    #[error("the sessions take more than {limit} bytes together")]
+    TooMuch {
+        /// How many bytes it may hold.
         limit: usize,
     },
     /// Too many writers at once; this call lost every race.

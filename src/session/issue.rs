@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::record::Ours;
-use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, finish, policy, span};
+use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, policy, span};
 use crate::clock::Ms;
 use crate::store::{Entry, Insertion, Store};
 
@@ -65,7 +65,7 @@ impl Sessions {
             Some(_) => {
                 let sessions = self.clone();
                 // A caller that hangs up does not leave one session too many.
-                finish(async move {
+                self.finish(async move {
                     if let Some(session) = sessions.reserve(&ours, &data, persistent, now).await? {
                         return Ok(session);
                     }

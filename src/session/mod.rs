@@ -15,6 +15,7 @@ mod policy;
 mod record;
 mod regenerate;
 mod resolve;
+mod revoke;
 mod survey;
 mod update;
 mod user;
@@ -29,7 +30,7 @@ pub use issue::NewSession;
 pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
 pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
-pub use resolve::Touch;
+pub use resolve::{MAX_ANSWER_BYTES, Touch};
 pub use survey::{Lists, Stats, Step, Stored, Survey, Walk};
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
@@ -40,6 +41,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Ms};
 use crate::cookie::Attributes;
@@ -101,6 +103,7 @@ struct Inner {
     clock: Clock,
     metrics: Arc<Metrics>,
     met: enlist::Met,
+    tasks: TaskTracker,
 }
 
 /// A live session as it was read.
@@ -122,7 +125,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Self {
         let store = Metered::new(store, &metrics);
-        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met: enlist::Met::default() }) }
+        let (met, tasks) = (enlist::Met::default(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met, tasks }) }
     }
 
     /// The policy.
@@ -137,22 +141,6 @@ impl Sessions {
     /// When it could not.
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(self.store().ping().await?)
-    }
-
-    /// Ends the session. Says whether there was one.
-    ///
-    /// # Errors
-    /// [`Error::Store`]: it may or may not have ended.
-    pub async fn revoke(&self, id: &Id) -> Result<bool, Error> {
-        let now = self.now();
-        let found = self.store().find(id.as_str(), now).await?;
-        // Whose it is, so that it leaves their list at once. What cannot be read goes all the same; and what is not there
-        // is removed too, for an Express may be about to save it.
-        let record = found.and_then(|found| Record::decode(&found.record).ok());
-        let user_id = record.and_then(|record| self.user_of(&record));
-        let removed = self.store().remove(&[id.as_str()], user_id.as_deref(), now).await?;
-        self.metrics().revoked.by_session.inc_by(removed as u64);
-        Ok(removed > 0)
     }
 
     /// Frees what expired sessions take up in the store, in small steps; says how many.
@@ -175,6 +163,20 @@ impl Sessions {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Waits until what was begun has come to its end, also for callers who hung up. Nothing is to be begun any more.
+    pub async fn settle(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Runs `work` to its end, even when whoever waits for it goes away.
+    async fn finish<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        match self.inner.tasks.spawn(work).await {
+            Ok(outcome) => outcome,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     fn store(&self) -> &Metered {
@@ -238,13 +240,5 @@ fn span(asked: Option<Ms>, default: Ms, max: Ms, pointer: &str) -> Result<Ms, Er
                 format!("{ms} ms is not within {MIN_SPAN} to {max} ms, which this service is configured to allow");
             Err(Error::invalid("out-of-bounds", pointer, detail))
         }
-    }
-}
-
-/// Runs `work` to its end, even when whoever waits for it goes away.
-async fn finish<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -14,6 +14,10 @@ pub const MAX_SPAN: Ms = 400 * 24 * 60 * 60 * 1000;
 /// Express's whole seconds.
 const TOLERANCE: u64 = 1000;
 
+/// How many bytes of data one step reads at the most, and how many records.
+const STEP_BYTES: usize = 16 * 1024 * 1024;
+const MAX_STEP: usize = 250;
+
 /// What an operator decides about every session. Spans are in ms.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -92,6 +96,13 @@ impl Policy {
             (None, None) => self.idle_timeout,
         }
         .clamp(MIN_SPAN, crate::clock::MAX_MS)
+    }
+
+    /// How many records are read in one step where many are wanted: together at most about 16 MiB, so that a step ends
+    /// before the store's deadline, and holds up nobody else who shares the connection for long.
+    #[must_use]
+    pub fn step(&self) -> usize {
+        (STEP_BYTES / self.max_data_bytes.max(1)).clamp(1, MAX_STEP)
     }
 
     /// The user whom a record names.

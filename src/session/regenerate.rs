@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::issue::Unstored;
 use super::record::Ours;
-use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, finish, span};
+use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, span};
 use crate::clock::Ms;
 use crate::store::{Entry, Outcome, Store};
 
@@ -40,7 +40,7 @@ impl Sessions {
     ) -> Result<Option<Session>, Error> {
         let (sessions, id) = (self.clone(), id.clone());
         // A caller that hangs up does not leave both ids alive.
-        finish(async move { sessions.regenerate_to_the_end(&id, &wanted, if_match).await }).await
+        self.finish(async move { sessions.regenerate_to_the_end(&id, &wanted, if_match).await }).await
     }
 
     async fn regenerate_to_the_end(
@@ -99,7 +99,7 @@ impl Sessions {
         if superseded.is_err() {
             // Nobody will learn the new id, so it goes too; the caller has waited long enough.
             let (sessions, id, user_id) = (self.clone(), new.id.clone(), new.user_id.clone());
-            tokio::spawn(async move { sessions.withdraw(&id, user_id.as_deref(), now).await });
+            self.inner.tasks.spawn(async move { sessions.withdraw(&id, user_id.as_deref(), now).await });
         }
         Ok(superseded?)
     }

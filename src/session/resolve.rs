@@ -9,6 +9,9 @@ use crate::store::{Entry, Found, Outcome, Store};
 /// How many touches of one batch are under way at once.
 const TOUCHES: usize = 64;
 
+/// How many bytes of data one call answers with at the most.
+pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
 /// Whether a resolve writes a touch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Touch {
@@ -34,12 +37,27 @@ impl Sessions {
         self.touched(id, loaded, touch, now).await
     }
 
-    /// Several at once, in their order: one round trip to the store, and another for those that are new to it or due. An
-    /// unreadable record is an error of its own.
+    /// Several at once, in their order, in as few round trips to the store as their size allows, and another for the
+    /// touches that are due. An unreadable record is an error of its own.
     ///
     /// # Errors
-    /// [`Error::Store`] when the store cannot say.
+    /// [`Error::Store`] when the store cannot say; [`Error::TooMuch`] when their data takes more than
+    /// [`MAX_ANSWER_BYTES`].
     pub async fn resolve_many(&self, ids: Vec<Id>) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
+        let mut answers = Vec::with_capacity(ids.len());
+        let (mut ids, mut bytes) = (ids.into_iter(), 0);
+        while ids.len() > 0 {
+            let step = self.resolve_step(ids.by_ref().take(self.policy().step()).collect()).await?;
+            bytes += step.iter().flatten().flatten().map(|session| session.data.as_str().len()).sum::<usize>();
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(Error::TooMuch { limit: MAX_ANSWER_BYTES });
+            }
+            answers.extend(step);
+        }
+        Ok(answers)
+    }
+
+    async fn resolve_step(&self, ids: Vec<Id>) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
         let now = self.now();
         let names: Vec<&str> = ids.iter().map(Id::as_str).collect();
         let found = self.store().find_many(&names, now).await?;
@@ -94,18 +112,32 @@ impl Sessions {
         }
         let untouched = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
         match self.extend(id, loaded, now).await {
-            Ok(session) => {
-                touches.written.inc();
-                Ok(session)
-            }
-            Err(error) => {
-                touches.failed.inc();
-                if touch == Touch::Force {
-                    return Err(error);
-                }
+            Err(error) if touch != Touch::Force => {
                 tracing::debug!(%error, "a touch was not written");
                 Ok(Some(untouched))
             }
+            extended => extended,
+        }
+    }
+
+    /// Touches the session now, if it is as `if_match` wants it.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`]; [`Error::Store`], [`Error::Unreadable`].
+    pub async fn touch_if(
+        &self,
+        id: &Id,
+        if_match: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<Option<Session>, Error> {
+        let now = self.now();
+        let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
+        if !if_match(&self.session(id.clone(), loaded.record.clone(), loaded.standing, false)) {
+            return Err(Error::PreconditionFailed);
+        }
+        // Where another write came first this one wrote nothing, and that one's outcome is judged.
+        match self.extend(id, loaded, now).await? {
+            Some(session) if !if_match(&session) => Err(Error::PreconditionFailed),
+            extended => Ok(extended),
         }
     }
 
@@ -120,7 +152,14 @@ impl Sessions {
         let user_id = self.user_of(&record);
         let stamped = if record.ours.is_some() { record.encode() } else { bytes.clone() };
         let entry = Entry { record: &stamped, user_id: user_id.as_deref(), expires_at };
-        match self.store().touch(id.as_str(), &bytes, entry, now).await? {
+        let outcome = self.store().touch(id.as_str(), &bytes, entry, now).await;
+        let touches = &self.metrics().touches;
+        match outcome {
+            Ok(Outcome::Applied) => touches.written.inc(),
+            Ok(Outcome::Changed | Outcome::Missing) => touches.skipped.inc(),
+            Err(_) => touches.failed.inc(),
+        };
+        match outcome? {
             Outcome::Applied => {
                 let standing = Standing { touched_at: now, expires_at, touch_due: false, ..standing };
                 Ok(Some(self.session(id.clone(), record, standing, true)))

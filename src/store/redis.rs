@@ -405,10 +405,9 @@ impl Redis {
             let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
             offset += entries.len();
             let last = entries.len() < limit;
-            #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds")]
             let wanted: Vec<(String, Ms)> = entries
                 .into_iter()
-                .map(|(id, score)| (id, score as Ms))
+                .map(|(id, score)| (id, ms(score)))
                 .filter(|(_, rank)| *rank > self.stale(now) || *rank < -now)
                 .filter(|(id, rank)| after.is_none_or(|after| (*rank, id.as_str()) < after))
                 .collect();
@@ -430,6 +429,12 @@ impl Redis {
 
 fn typed<T: FromRedisValue>(value: redis::Value) -> Result<T> {
     T::from_redis_value(value).map_err(|_| Error::Unexpected("a reply has another type".into()))
+}
+
+/// A score of the index: whole milliseconds.
+#[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
+fn ms(score: f64) -> Ms {
+    score as Ms
 }
 
 /// Says that an insert has come to its end; answers whether its entry still was in the index.

@@ -27,6 +27,7 @@ struct Flags {
 
 pub(crate) struct TestApp {
     pub(crate) router: Router,
+    pub(crate) sessions: Sessions,
     pub(crate) signer: Signer,
     pub(crate) redis: Option<RedisServer>,
     pub(crate) store_url: String,
@@ -73,8 +74,8 @@ impl TestApp {
         let system = Clock::system();
         let clock = Clock::new(move || system.now() + moved.load(Ordering::Relaxed));
         let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock, Arc::default());
-        let router = api::router(&App::new(sessions, &checked, &config.server), true);
-        Self { router, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
+        let router = api::router(&App::new(sessions.clone(), &checked, &config.server), true);
+        Self { router, sessions, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
     }
 
     /// Lets time pass: moves the clock, and everything that Redis will expire with it.

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use crate::app::{Answer, TestApp};
 
 impl TestApp {
-    async fn batch(&self, cookies: &[&str]) -> Answer {
+    pub(crate) async fn batch(&self, cookies: &[&str]) -> Answer {
         let body = json!({ "cookies": cookies }).to_string();
         self.call("POST", "/v1/sessions/resolve", &["content-type: application/json"], &body).await
     }
@@ -95,9 +95,18 @@ async fn a_batch_has_limits() {
     wrong(r#"{"cookies":[],"x":1}"#).await.problem(422, "invalid-field");
 }
 
-/// One round trip to the store, however many they are; and no call of the API looks through the keys.
 #[tokio::test]
-async fn a_batch_is_one_round_trip() {
+async fn a_batch_that_would_be_too_large_is_refused() {
+    for app in [TestApp::start(&[]).await, TestApp::start_on_redis(&[]).await] {
+        let large = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(60_000));
+        let cookie = app.issue(&large).await.expect(201).cookie();
+        app.batch(&vec![bare(&cookie); 200]).await.expect(200);
+        app.batch(&vec![bare(&cookie); 300]).await.problem(413, "answer-too-large");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_one_call_to_the_store() {
     let app = TestApp::start_on_redis(&[]).await;
     let mut cookies = Vec::new();
     for _ in 0..50 {

@@ -73,7 +73,30 @@ async fn what_happens_is_counted() {
 }
 
 #[tokio::test]
-async fn an_outage_is_counted_and_expired_sessions_are_not_forgotten() {
+async fn what_is_purged_and_what_is_touched_is_counted() {
+    let app = TestApp::start(&["--idle-timeout", "10s"]).await;
+    let cookie = app.cookie().await;
+    app.pass(5_000);
+    // Twice in one batch: the second finds it touched.
+    let bare = cookie.split_once('=').unwrap().1;
+    app.batch(&[bare, bare]).await.expect(200);
+    app.pass(5_000);
+    // An update that changes nothing touches too.
+    app.merge(&cookie, "{}").await.expect(200);
+    app.pass(20_000);
+    app.sessions.purge().await.unwrap();
+    let metrics = app.metrics().await;
+    for (name, expected) in [
+        (r#"sessiond_touches_total{outcome="written"}"#, 2.0),
+        (r#"sessiond_touches_total{outcome="skipped"}"#, 1.0),
+        (r#"sessiond_sessions_expired_total"#, 1.0),
+    ] {
+        assert_eq!(value(&metrics, name), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_counted() {
     let mut app = TestApp::start_on_redis(&[]).await;
     let cookie = app.cookie().await;
     app.redis.as_mut().unwrap().kill();

@@ -124,6 +124,37 @@ async fn a_store_that_is_frozen_is_told_in_time() {
     app.resolve(&cookie).await.expect(200);
 }
 
+/// And what is touched then stays in its user's list: a session that lives on is never forgotten.
+#[tokio::test]
+async fn a_full_redis_still_finds_a_users_sessions() {
+    let app = TestApp::start_on_redis(&["--idle-timeout", "60s"]).await;
+    let kept = app.cookie().await;
+    let mut redis = app.redis.as_ref().unwrap().connection();
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec(&mut redis).unwrap();
+    for _ in 0..10 {
+        app.pass(20_000);
+        app.touch(&kept).await.expect(200);
+    }
+    assert_eq!(app.call("DELETE", "/v1/users/ada/sessions", &[], "").await.expect(200).json()["revoked"], 1);
+    app.resolve(&kept).await.problem(401, "no-session");
+}
+
+/// A misspelt parameter is refused, and not passed over: `except` says who is spared.
+#[tokio::test]
+async fn an_unknown_parameter_is_a_problem() {
+    let app = TestApp::start(&[]).await;
+    let cookie = app.cookie().await;
+    let header = format!("cookie: {cookie}");
+    for (method, path) in [
+        ("DELETE", "/v1/users/ada/sessions?expect=x"),
+        ("GET", "/v1/users/ada/sessions?limits=1"),
+        ("GET", "/v1/session?touched=never"),
+    ] {
+        app.call(method, path, &[&header], "").await.problem(400, "invalid-query");
+    }
+    app.resolve(&cookie).await.expect(200);
+}
+
 /// Redis at maxmemory: what takes room is refused, revoke and touch are not.
 #[tokio::test]
 async fn a_full_redis_still_revokes_and_touches() {

@@ -31,10 +31,13 @@ fn live(server: &Sessiond, cookies: &mut Vec<String>) -> String {
     errors += &with("/v1/nothing", &[]);
     errors += &with("/v1/session", &["-X", "PUT"]);
     errors += &with("/v1/sessions/resolve", &["--json", r#"{"cookies":["s:a.b",1]}"#]);
+    errors += &with("/v1/sessions/resolve", &["--json", &format!(r#"{{"cookies":"{first}"}}"#)]);
+    errors += &with("/v1/sessions/resolve", &["--json", &format!(r#"{{"cookies":[{{"{first}":1}}]}}"#)]);
+    errors += &with("/v1/sessions", &["--json", &format!(r#"{{"data":"{first}, expected a \" cookie"}}"#)]);
     errors += &with("/v1/users/%FF/sessions", &[]);
     errors += &server.curl("/v1/session", &["-H", "Authorization: Bearer sessiond_a-key-that-is-wrong"]);
     errors += &server.curl("/metrics", &[]);
-    assert!(errors.matches("application/problem+json").count() == 10, "{errors}");
+    assert!(errors.matches("application/problem+json").count() == 13, "{errors}");
     let second = cookie(&with("/v1/session/regenerate", &["-X", "POST"]));
     let forged = format!("{}x", &second[..second.len() - 1]);
     errors += &server.resolve(&forged);

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use redis::InfoDict;
 use tokio::time::Instant;
 
-use super::Redis;
+use super::{Redis, ms};
 use crate::clock::Ms;
 use crate::store::survey::{Batch, Check, Cursor, IndexBatch, Survey, deadline};
 use crate::store::{Error, Result};
@@ -57,7 +57,7 @@ impl Survey for Redis {
         Ok(Batch { entries, looked_at: KEYS, next: next_cursor })
     }
 
-    async fn unlisted(&self, entries: &[(&str, &str)], _now: Ms) -> Result<Vec<bool>> {
+    async fn unlisted(&self, entries: &[(&str, &str)], now: Ms) -> Result<Vec<bool>> {
         let mut unlisted = Vec::with_capacity(entries.len());
         for entries in entries.chunks(READS) {
             let mut pipeline = redis::pipe();
@@ -66,7 +66,9 @@ impl Survey for Redis {
                 pipeline.cmd("ZSCORE").arg(self.index(user_id)).arg(id).cmd("EXISTS").arg(self.key(id));
             }
             let answers: Vec<(Option<f64>, bool)> = self.run(&pipeline, deadline()).await?;
-            unlisted.extend(answers.into_iter().map(|(score, exists)| score.is_none() && exists));
+            // As `list_by_user` has it; an insert that is under way is about to be listed.
+            let listed = |score: f64| ms(score) > self.stale(now) || ms(score) < -now;
+            unlisted.extend(answers.into_iter().map(|(score, exists)| !score.is_some_and(listed) && exists));
         }
         Ok(unlisted)
     }
@@ -109,32 +111,28 @@ impl Redis {
         batch: &mut IndexBatch,
     ) -> Result<()> {
         batch.entries += list.len() as u64;
-        // Not those whose insert is under way: their scores are negative.
-        let (over, slack) = (self.stale(now), if self.tombstone.is_some() { 0 } else { SLACK });
-        #[expect(clippy::cast_possible_truncation, reason = "scores are whole milliseconds")]
-        let confirmed: Vec<&str> =
-            list.iter().filter(|(_, score)| *score as Ms > over + slack).map(|(id, _)| id.as_str()).collect();
-        let mut dangling = Vec::new();
-        for ids in confirmed.chunks(READS * 10) {
+        // Not those whose insert is under way.
+        let over: Vec<&(String, f64)> = list.iter().filter(|(_, score)| ms(*score) >= -now).collect();
+        let mut gone = Vec::new();
+        for entries in over.chunks(READS * 10) {
             let mut pipeline = redis::pipe();
-            for id in ids {
+            for (id, _) in entries {
                 pipeline.cmd("EXISTS").arg(self.key(id)).cmd("ZSCORE").arg(index).arg(id);
             }
             let answers: Vec<(bool, Option<f64>)> = self.run(&pipeline, deadline()).await?;
-            let gone = ids.iter().zip(answers).filter(|(_, (exists, score))| !exists && score.is_some());
-            dangling.extend(gone.map(|(id, _)| *id));
+            gone.extend(entries.iter().zip(answers).filter(|(_, (exists, score))| !exists && score.is_some()));
         }
-        batch.dangling += dangling.len() as u64;
-        if prune {
-            let mut pipeline = redis::pipe();
-            // Expired, or an insert that never came to an end.
-            pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(over);
-            if !dangling.is_empty() {
-                // An id is never used again, so what has no session now will have none.
-                pipeline.cmd("ZREM").arg(index).arg(dangling);
-            }
-            let pruned: Vec<u64> = self.run(&pipeline, deadline()).await?;
-            batch.pruned += pruned.iter().sum::<u64>();
+        let gone: Vec<&str> = gone
+            .into_iter()
+            .map(|((id, score), _)| {
+                batch.dangling += u64::from(ms(*score) > now + SLACK);
+                id.as_str()
+            })
+            .collect();
+        if prune && !gone.is_empty() {
+            // An id is never used again, so what has no session now will have none.
+            let (pruned,): (u64,) = self.run(redis::pipe().cmd("ZREM").arg(index).arg(gone), deadline()).await?;
+            batch.pruned += pruned;
         }
         Ok(())
     }
