@@ -85,6 +85,12 @@ impl FromStr for Key {
 
     fn from_str(line: &str) -> Result<Self, String> {
         let wrong = || "a key is configured as NAME:SCOPE:HASH: `sessiond keygen` prints such a line".to_owned();
+        if line.starts_with(PREFIX) {
+            return Err(
+                "this is the key itself, which is the caller's: give the line that `sessiond keygen` printed with it"
+                    .into(),
+            );
+        }
         let mut parts = line.split(':');
         let (Some(name), Some(scope), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -93,7 +99,10 @@ impl FromStr for Key {
         check_name(name)?;
         let scope = Scope::from_str(scope, false).map_err(|_| "the scope is resolve, session or admin".to_owned())?;
         let mut hash = [0; HASH_BYTES];
-        if hex.len() != 2 * HASH_BYTES || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        if hex.len() != 2 * HASH_BYTES {
+            return Err(format!("the hash has {} characters, and should have {}", hex.len(), 2 * HASH_BYTES));
+        }
+        if !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(wrong());
         }
         for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {

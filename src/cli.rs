@@ -101,8 +101,8 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.command {
-        None => plain(block_on(serve(&cli.config))),
-        Some(Command::Serve(config)) => plain(block_on(serve(&config))),
+        None => plain(block_on(serve(&cli.config, &strangers()))),
+        Some(Command::Serve(config)) => plain(block_on(serve(&config, &strangers()))),
         Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
         Some(Command::Keygen { name, scope, json }) => plain(keygen(&name, scope, json)),
         Some(Command::Healthcheck { listen, ops_addr }) => {
@@ -146,6 +146,18 @@ fn command() -> clap::Command {
         "ls" | "revoke" | "stats" | "doctor" | "purge" | "adopt" => ops::brief(all(command), &[]),
         _ => all(command),
     })
+}
+
+/// Variables that look like ours and are not: misspelt, mostly. Kubernetes makes `_PORT` and `_SERVICE_` for a service
+/// called sessiond.
+fn strangers() -> Vec<String> {
+    let command = Cli::command();
+    let ours = |name: &str| command.get_arguments().any(|flag| flag.get_env().is_some_and(|env| env == name));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let like_ours = names.filter(|name| {
+        name.strip_prefix("SESSIOND_").is_some_and(|rest| !rest.starts_with("PORT") && !rest.starts_with("SERVICE_"))
+    });
+    like_ours.filter(|name| !ours(name)).collect()
 }
 
 /// Done or failed.

@@ -280,7 +280,10 @@ impl Cookie {
 }
 
 fn bounds(flag: &str, value: Ms, min: Ms, max: Ms) -> Result<(), String> {
-    if (min..=max).contains(&value) { Ok(()) } else { Err(format!("{flag} is {value} ms: use {min} to {max} ms")) }
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{flag} is {}: use {} to {}", duration::text(value), duration::text(min), duration::text(max)))
 }
 
 impl fmt::Debug for Secrets {

@@ -160,6 +160,12 @@ impl Signer {
     }
 }
 
+/// Whether a text begins as a signed cookie's value does, and no id of ours or Express's.
+#[must_use]
+pub fn is_value(text: &str) -> bool {
+    text.starts_with("s:") || text.starts_with("s%3A") || text.starts_with("s%3a")
+}
+
 /// Whether this may be a session's id: 1 to [`MAX_ID_BYTES`] bytes without control characters.
 #[must_use]
 pub fn is_id(text: &str) -> bool {

@@ -103,7 +103,7 @@ impl Error {
         Self::new(
             StatusCode::NOT_FOUND,
             "not-found",
-            "there is nothing at this path: GET /openapi.yaml says what there is",
+            "there is nothing at this path: GET /openapi.yaml says what there is (on --ops-addr, where there is one)",
         )
     }
 
@@ -130,8 +130,7 @@ impl From<session::Error> for Error {
     fn from(error: session::Error) -> Self {
         match error {
             session::Error::Store(store::Error::Unavailable(why)) => {
-                let detail =
-                    "the session store does not answer: whether there is such a session is not known; try again";
+                let detail = "the session store does not answer, or refuses to: what became of the session is not known; try again";
                 Self::unavailable("store-unavailable", detail).because(Cause::Unavailable(why))
             }
             session::Error::Store(store::Error::Unexpected(why)) => Self::internal().because(Cause::Bug(why)),
@@ -148,7 +147,10 @@ impl From<session::Error> for Error {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable-session", detail)
             }
             session::Error::TooManySessions { limit } => {
-                let detail = format!("the user has {limit} sessions, and may have no more: revoke one first");
+                let detail = format!(
+                    "the user has {limit} sessions, and may have no more: let them end one, which GET and DELETE \
+                     /v1/users/{{user_id}}/sessions help with (scope admin)"
+                );
                 Self::new(StatusCode::CONFLICT, "too-many-sessions", detail)
             }
             session::Error::TooMuch { limit } => {

@@ -100,8 +100,11 @@ fn authorize(app: &App, needed: Scope, headers: &HeaderMap) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
-    let Some(presented) = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.as_bytes())) else {
-        let detail = format!("this call needs a key with the scope {needed}: send Authorization: Bearer and the key");
+    let header = headers.get(header::AUTHORIZATION);
+    let Some(presented) = header.and_then(|value| bearer(value.as_bytes())) else {
+        let but = if header.is_some() { ", and the Authorization header does not begin with Bearer" } else { "" };
+        let detail =
+            format!("this call needs a key with the scope {needed}: send Authorization: Bearer and the key{but}");
         return Err(Error::forbidden("missing-api-key", detail));
     };
     let Some(key) = keys.find(presented) else {

@@ -13,6 +13,7 @@ use super::error::{Error, Problem, Result};
 use super::extract::{Query, UserId};
 use super::wire::{Client, ok};
 use crate::clock::{Ms, rfc3339};
+use crate::cookie::is_value;
 use crate::session::{Id, Session};
 
 /// How many sessions a page has unless the caller asks for another number, and the most.
@@ -116,11 +117,11 @@ pub(super) async fn list(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(invalid_query(format!("limit is {limit}: use 1 to {MAX_PAGE}")));
     }
-    let after = match &paging.cursor {
-        Some(cursor) => Some(decode(cursor).ok_or_else(|| {
+    let after = match paging.cursor.as_deref() {
+        Some(cursor) if !cursor.is_empty() => Some(decode(cursor).ok_or_else(|| {
             invalid_query("cursor is not one that this service gave out: begin without one".to_owned())
         })?),
-        None => None,
+        _ => None,
     };
     let listing = app.sessions.list(&user_id, after, limit).await?;
     let current = paging.current.as_deref();
@@ -152,7 +153,7 @@ pub(super) async fn revoke(
 ) -> Result<Response> {
     // An id that cannot be one spares nothing, and whoever sends it means to spare something.
     let except = match query.except {
-        Some(id) => Some(Id::parse(id).ok_or_else(|| invalid_query("except is no session's id".to_owned()))?),
+        Some(id) => Some(spared(id)?),
         None => None,
     };
     Ok(ok(&Revoked { revoked: app.sessions.revoke_user(&user_id, except.as_ref()).await? }, 32))
@@ -171,6 +172,13 @@ impl<'a> Row<'a> {
             current: current == Some(session.id.as_str()),
         }
     }
+}
+
+fn spared(id: String) -> Result<Id> {
+    if is_value(&id) {
+        return Err(invalid_query("except is a cookie's value: name the session by its id".to_owned()));
+    }
+    Id::parse(id).ok_or_else(|| invalid_query("except is no session's id".to_owned()))
 }
 
 fn invalid_query(detail: String) -> Error {

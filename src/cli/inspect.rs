@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ops::{self, Ops, is_cookie_value};
+use super::ops::{self, Ops};
 use super::output::{columns, count, escaped, json_escaped, moment, print, print_json, span};
 use crate::clock::{Clock, Ms, rfc3339};
-use crate::cookie::{Signer, Unopened, Verified};
+use crate::cookie::{Signer, Unopened, Verified, is_value};
 use crate::session::{Client, Error, Id, Stored};
 
 /// Which session to show.
@@ -65,7 +65,7 @@ impl Inspect {
         } else {
             self.session.trim()
         };
-        let (id, signature) = if is_cookie_value(given) || given.contains('=') {
+        let (id, signature) = if is_value(given) || given.contains('=') {
             match self.open(given)? {
                 Ok((id, signature)) => (id, Some(signature)),
                 Err(wrong) => return no(&wrong),

@@ -1,5 +1,6 @@
 //! `ls`: a user's live sessions.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -18,8 +19,8 @@ pub(super) struct List {
     #[arg(long, value_name = "USER")]
     user: String,
     /// How many to show
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    limit: usize,
+    #[arg(long, default_value = "100", value_name = "N")]
+    limit: NonZeroUsize,
     #[command(flatten)]
     ops: Ops,
 }
@@ -50,8 +51,8 @@ impl List {
         let store = self.ops.sessions().await?;
         let (mut sessions, mut after) = (Vec::new(), None);
         // One more than to show tells whether there are more.
-        while sessions.len() <= self.limit {
-            let wanted = (self.limit - sessions.len()).saturating_add(1);
+        while sessions.len() <= self.limit.get() {
+            let wanted = (self.limit.get() - sessions.len()).saturating_add(1);
             let page = store.list(&self.user, after, wanted).await.map_err(|error| error.to_string())?;
             sessions.extend(page.sessions);
             after = page.next;
@@ -59,8 +60,8 @@ impl List {
                 break;
             }
         }
-        let more = sessions.len() > self.limit;
-        sessions.truncate(self.limit);
+        let more = sessions.len() > self.limit.get();
+        sessions.truncate(self.limit.get());
         if self.ops.json {
             print_json(&Document { user_id: &self.user, sessions: sessions.iter().map(row).collect(), more })?;
         } else {

@@ -6,6 +6,7 @@ use clap::{Arg, Args};
 
 use crate::clock::Clock;
 use crate::config::{Config, Rules};
+use crate::cookie::is_value;
 use crate::session::{Id, Sessions, Survey};
 use crate::store::{self, StoreUrl};
 use crate::telemetry;
@@ -56,15 +57,10 @@ impl Ops {
 
 /// Reads an id from the command line.
 pub(super) fn id(text: &str) -> Result<Id, String> {
-    if is_cookie_value(text) {
+    if is_value(text) {
         return Err("this is a cookie's value: `sessiond inspect` tells the id in it".into());
     }
     Id::parse(text).ok_or_else(|| "an id has 1 to 256 bytes and no control characters".into())
-}
-
-/// Whether it begins as a signed cookie's value does, and no id of ours or Express's.
-pub(super) fn is_cookie_value(text: &str) -> bool {
-    text.starts_with("s:") || text.starts_with("s%3A") || text.starts_with("s%3a")
 }
 
 /// Every flag of `serve` is taken, so that a command acts as the service would; shown are those that it may need. `wanted`

@@ -1,12 +1,12 @@
 //! `sessiond serve`: the service, from its configuration to its end.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, App};
@@ -24,9 +24,12 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
-pub(super) async fn serve(config: &Config) -> Result<(), String> {
+pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), String> {
     telemetry::start(&config.logs);
     let checked = config.check()?;
+    for name in strangers {
+        tracing::warn!("{name} is set, and is no variable of sessiond: `sessiond --help` lists them");
+    }
     if config.check_config {
         eprintln!("The configuration is good.");
         return Ok(());
@@ -70,7 +73,11 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
         stop.await;
         stopping.send_replace(true);
     });
-    background.iter().for_each(JoinHandle::abort);
+    for task in background {
+        task.abort();
+        // Over when it has let go of the store.
+        let _ = task.await;
+    }
     if timeout(DRAIN, sessions.settle()).await.is_err() {
         tracing::warn!("some sessions are still being changed");
     }
@@ -79,7 +86,10 @@ pub(super) async fn serve(config: &Config) -> Result<(), String> {
 }
 
 async fn bind(flag: &str, listen: &Listen) -> Result<Listener, String> {
-    Listener::bind(listen).await.map_err(|error| format!("{flag} {listen}: {error}"))
+    Listener::bind(listen).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => format!("{flag} {listen}: something listens there already; give another address"),
+        _ => format!("{flag} {listen}: {error}"),
+    })
 }
 
 /// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing.

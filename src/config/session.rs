@@ -9,7 +9,7 @@ use crate::session::{MAX_SPAN, MIN_SPAN, OnLimit, Policy};
 /// The most that `--max-data-bytes` may be.
 const MAX_DATA_BYTES: usize = 4 * 1024 * 1024;
 /// The most that `--max-sessions-per-user` may be.
-const MAX_SESSIONS_PER_USER: usize = 10_000;
+const MAX_SESSIONS_PER_USER: usize = 1000;
 
 /// The rules of sessions. Durations are written 30s, 24h, 400d, or as a bare number of milliseconds.
 #[derive(Debug, Clone, Args)]
@@ -71,7 +71,8 @@ impl Session {
             if value > max {
                 let name = flag.trim_start_matches("--");
                 return Err(format!(
-                    "{flag} is longer than --max-{name} ({max} ms): raise --max-{name} or shorten {flag}"
+                    "{flag} is longer than --max-{name} ({}): raise --max-{name} or shorten {flag}",
+                    duration::text(max)
                 ));
             }
         }
@@ -80,6 +81,9 @@ impl Session {
         }
         if self.max_sessions_per_user.is_some_and(|limit| !(1..=MAX_SESSIONS_PER_USER).contains(&limit)) {
             return Err(format!("--max-sessions-per-user takes 1 to {MAX_SESSIONS_PER_USER}"));
+        }
+        if self.on_limit == OnLimit::Reject && self.max_sessions_per_user.is_none() {
+            return Err("--on-limit reject without --max-sessions-per-user refuses nobody: say how many".into());
         }
         let user_pointer = match self.user_pointer.as_deref() {
             None => None,

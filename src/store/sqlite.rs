@@ -9,6 +9,7 @@ mod survey;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,10 +35,18 @@ const GROUP: usize = 256;
 /// How long to wait for another process's write; within the deadline of a call.
 const BUSY: Duration = Duration::from_millis(400);
 
-/// The SQLite store. The threads end when it is dropped.
+/// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
 pub struct Sqlite {
     reads: Sender<ReadJob>,
     writes: Sender<WriteJob>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        (self.reads, self.writes) = (bounded(0).0, bounded(0).0);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
 }
 
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
@@ -58,12 +67,13 @@ impl Sqlite {
         migrate(&mut writer).map_err(|error| named(&error))?;
         let (reads, read_jobs) = bounded::<ReadJob>(QUEUE);
         let (writes, write_jobs) = bounded::<WriteJob>(QUEUE);
+        let mut threads = Vec::with_capacity(READERS + 1);
         for _ in 0..READERS {
             let (reader, jobs) = (connect(path).map_err(|error| named(&error))?, read_jobs.clone());
-            spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?;
+            threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?);
         }
-        spawn("sqlite-writer", move || write(&writer, &write_jobs))?;
-        Ok(Self { reads, writes })
+        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs))?);
+        Ok(Self { reads, writes, threads })
     }
 
     async fn read<T: Send + 'static>(
@@ -315,9 +325,9 @@ fn outcome(db: &Connection, applied: bool, id: &str, now: Ms) -> rusqlite::Resul
     Ok(if exists { Outcome::Changed } else { Outcome::Missing })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-    thread.map(drop).map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
+    thread.map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is handed over")]

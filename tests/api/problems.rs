@@ -149,6 +149,8 @@ async fn an_unknown_parameter_is_a_problem() {
         ("DELETE", "/v1/users/ada/sessions?expect=x"),
         ("GET", "/v1/users/ada/sessions?limits=1"),
         ("GET", "/v1/session?touched=never"),
+        ("DELETE", "/v1/users/ada/sessions?except=s%3Ax.y"),
+        ("DELETE", "/v1/users/ada/sessions?except=s%253Ax.y"),
     ] {
         app.call(method, path, &[&header], "").await.problem(400, "invalid-query");
     }

@@ -33,8 +33,8 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
         (&["--cookie-path", "app"], "--cookie-path"),
         (&["--idle-timeout", "31d"], "--max-idle-timeout"),
         (&["--lifetime", "30d", "--max-lifetime", "1d"], "--max-lifetime"),
-        (&["--idle-timeout", "999"], "1000"),
-        (&["--max-lifetime", "401d"], "34560000000"),
+        (&["--idle-timeout", "999"], "1s to 400d"),
+        (&["--max-lifetime", "401d"], "1s to 400d"),
         (&["--idle-timeout", "soon"], "30s, 24h or 400d"),
         (&["--user-pointer", "passport/user"], "/passport/user"),
         (&["--user-pointer", "/cookie/user"], "keeps the name"),
@@ -68,6 +68,36 @@ fn an_empty_secret_is_a_mistake() {
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path(), &["--check-config"]).env("SESSIOND_SECRET", "").output().unwrap();
     assert!(String::from_utf8(output.stderr).unwrap().contains("number 1 is empty"));
+}
+
+/// Nor is `SESSIOND_API_KEY=` a service that is open to everybody.
+#[test]
+fn an_empty_key_is_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), &["--check-config"]).env("SESSIOND_API_KEY", "").output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("SESSIOND_API_KEY"));
+}
+
+#[test]
+fn a_misspelt_variable_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), &["--check-config"]);
+    let output = command.env("SESSIOND_IDEL_TIMEOUT", "1h").env("SESSIOND_PORT", "tcp://x").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("SESSIOND_IDEL_TIMEOUT") && !said.contains("_PORT"), "{said}");
+}
+
+#[test]
+fn no_password_in_a_collectors_url_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, url) in
+        [(&["--help"][..], "http://u:hunter2@localhost:4318"), (&["--listen", "127.0.0.1:0"], "http://u:hunter2@[")]
+    {
+        let output = command(folder.path(), args).env("SESSIOND_OTLP_ENDPOINT", url).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8(said).unwrap().contains("hunter2"), "{args:?}");
+    }
 }
 
 #[test]

@@ -21,6 +21,22 @@ fn sessions_survive_kill_9() {
     }
 }
 
+/// Stopped, a store is one file and its secret: they can be copied.
+#[test]
+fn a_stopped_store_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Sessiond::start(folder.path(), &[]);
+    let cookie = server.issue();
+    server.signal("-TERM");
+    assert!(server.wait());
+    assert!(!folder.path().join("sessiond.db-wal").exists());
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["sessiond.db", "sessiond.db.secret"] {
+        std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
+    assert!(Sessiond::start(copy.path(), &[]).resolve(&cookie).starts_with("HTTP/1.1 200"));
+}
+
 fn share(one: &Sessiond, other: &Sessiond) {
     let first = one.issue();
     assert!(other.resolve(&first).starts_with("HTTP/1.1 200"));

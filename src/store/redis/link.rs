@@ -66,8 +66,8 @@ impl Link {
 
     /// What an error of the crate means to a caller.
     pub(super) fn failed(&self, error: &RedisError) -> Error {
-        match error.code() {
-            Some(code) if !AWAY.contains(&code) => Error::Unexpected(reason(error)),
+        match code(error) {
+            Some(code) if !AWAY.contains(&code.as_str()) => Error::Unexpected(reason(error)),
             _ => Error::Unavailable(reason(error)),
         }
     }
@@ -148,9 +148,15 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     Ok(connection)
 }
 
+/// The code of Redis's reply; of a pipeline the first, of which the crate tells none that it does not know.
+fn code(error: &RedisError) -> Option<String> {
+    error.clone().into_server_errors()?.first().map(|(_, reply)| reply.code().to_owned())
+}
+
 /// What may be told of an error: Redis's code but not its text, which may name keys; of the network's errors, all.
 fn reason(error: &RedisError) -> String {
-    match error.code() {
+    match code(error).as_deref() {
+        Some("OOM") => "Redis is full (OOM): raise its maxmemory, or let sessions expire sooner".into(),
         Some(code) => format!("Redis answered {code}"),
         None if error.is_io_error() => error.to_string(),
         None => error.category().to_owned(),

@@ -161,6 +161,8 @@ fn told(info: &InfoDict) -> Vec<Check> {
         (false, _) => ("AOF is off", false),
     };
     let policy = tells("maxmemory_policy");
+    let bytes = |key: &str| info.get::<u64>(key).unwrap_or_default();
+    let (used, maxmemory) = (bytes("used_memory"), bytes("maxmemory"));
     let evicted = info.get::<u64>("evicted_keys").unwrap_or_default();
     vec![
         Check::new("version", major.is_none_or(|major| major >= 7), name, "upgrade to Redis 7.0 or later, or Valkey"),
@@ -185,6 +187,15 @@ fn told(info: &InfoDict) -> Vec<Check> {
             !policy.starts_with("allkeys"),
             policy,
             "set `maxmemory-policy noeviction`: now a full Redis drops any key, live sessions and lists of users too",
+        ),
+        Check::new(
+            "memory",
+            maxmemory == 0 || used / 9 * 10 < maxmemory,
+            match maxmemory {
+                0 => format!("{used} bytes used, of as many as there are"),
+                _ => format!("{used} bytes used of {maxmemory}"),
+            },
+            "a full Redis refuses to issue and to update: raise its maxmemory, or let sessions expire sooner",
         ),
         Check::new(
             "evicted_keys",
