@@ -30,7 +30,10 @@ export async function startSessiond(...flags) {
 
   const log = [];
   const address = new Promise((resolve, reject) => {
-    const fail = (why) => reject(new Error(`${binary} does not start: ${why}\n${log.join("\n")}`));
+    const fail = (why) => {
+      clearTimeout(timer);
+      reject(new Error(`${binary} does not start: ${why}\n${log.join("\n")}`));
+    };
     const timer = setTimeout(fail, DEADLINE_MS, "it does not listen");
     child.once("error", (error) => fail(error.message));
     ended.then(() => fail("it has ended"));
