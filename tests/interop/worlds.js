@@ -93,9 +93,10 @@ export async function serve(t, app) {
 }
 
 /** One request. The answer: status, headers, body (parsed when it is JSON), and the cookies it sets. */
-export async function ask(method, url, { cookie, json, headers = {} } = {}) {
+export async function ask(method, url, { cookie, json, headers = {}, within = 10_000 } = {}) {
   const answer = await fetch(url, {
     method,
+    signal: AbortSignal.timeout(within),
     headers: { ...(cookie && { cookie }), ...(json !== undefined && { "content-type": "application/json" }), ...headers },
     body: json === undefined ? undefined : JSON.stringify(json),
   });
