@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const binary = process.env.SESSIOND_BIN ?? join(root, "target/debug/sessiond");
+export const binary = process.env.SESSIOND_BIN ?? join(root, "target/debug/sessiond");
 const DEADLINE_MS = 10_000;
 
 /** Starts it with these flags, and waits until it listens. `url` says where; `stop` ends it. */
