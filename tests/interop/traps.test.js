@@ -20,14 +20,14 @@ async function put(id, record, ttl = 60) {
 }
 
 test("sessiond's touch keeps a session through Express's save in mid-request", async (t) => {
-  const app = await expressOn(t, store, { cookie: { maxAge: 1000 } }, { routes: save });
+  const app = await expressOn(t, store, { cookie: { maxAge: 2000 } }, { routes: save });
   const sessiond = await sessiondOn(t, store);
   const [ours, theirs] = [new Browser(), new Browser()];
-  const issued = (await ours.post(`${sessiond}/v1/sessions`, { data: { n: 1 }, idle_timeout_ms: 1000 })).body;
+  const issued = (await ours.post(`${sessiond}/v1/sessions`, { data: { n: 1 }, idle_timeout_ms: 2000 })).body;
   const { id } = (await theirs.post(`${app}/data`, { n: 1 })).body;
   // Longer than the idle timeout, and never idle for as long.
   for (let i = 0; i < 5; i++) {
-    await sleep(300);
+    await sleep(500);
     for (const browser of [ours, theirs]) assert.equal((await browser.get(`${sessiond}/v1/session`)).status, 200);
   }
   await ours.post(`${app}/save`, {});
