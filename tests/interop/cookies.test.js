@@ -165,7 +165,13 @@ test("cookie attributes are the same in the record and in Set-Cookie", async (t)
       ["--cookie-domain", "example.com", "--cookie-secure", "true", "--cookie-partitioned", "true", "--cookie-priority", "medium", "--cookie-same-site", "strict"],
     ],
   ];
-  const mask = (text) => text.replace(/connect.sid=[^;]*/, "").replace(/(Expires=)[^;]*/, "$1").replace(/("expires":")[^"]*/, "$1");
+  const mask = (text) =>
+    text
+      .replace(/connect.sid=[^;]*/, "")
+      .replace(/(Expires=)[^;]*/, "$1")
+      .replace(/("expires":")[^"]*/, "$1")
+      // Express loses a millisecond now and then.
+      .replace(/("originalMaxAge":)(600000|5999[89]\d)\b/, "$1");
   for (const [cookie, flags] of kinds) {
     const app = await expressOn(t, store, { cookie: { maxAge: 600_000, sameSite: "lax", ...cookie }, proxy: true });
     const sessiond = await sessiondOn(t, store, ...flags);

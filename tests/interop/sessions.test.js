@@ -2,13 +2,13 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { ask, Browser, dataOf, expressOn, MAX_AGE, sessiondOn, startStore } from "./worlds.js";
+import { ask, Browser, dataOf, drifted, expressOn, MAX_AGE, sessiondOn, startStore } from "./worlds.js";
 
 let store;
 before(async () => (store = await startStore()));
 after(() => store?.stop());
 
-const TRIVIAL = /^\{"cookie":\{"originalMaxAge":600000,"expires":"[^"]{24}","httpOnly":true,"path":"\/","sameSite":"lax"\}/;
+const TRIVIAL = /^\{"cookie":\{"originalMaxAge":(?:600000|5999[89]\d),"expires":"[^"]{24}","httpOnly":true,"path":"\/","sameSite":"lax"\}/;
 
 test("a session that Express made is read by sessiond", async (t) => {
   const [app, sessiond] = [await expressOn(t, store), await sessiondOn(t, store, "--user-pointer", "/user/id")];
@@ -18,14 +18,14 @@ test("a session that Express made is read by sessiond", async (t) => {
   const expiresAt = Date.now() + (await store.client.pTTL(`sess:${id}`));
 
   assert.equal(status, 200);
-  const { touched_at, expires_at, ...rest } = body;
+  const { touched_at, expires_at, idle_timeout_ms, ...rest } = body;
+  assert.ok(drifted(idle_timeout_ms, MAX_AGE), `${idle_timeout_ms}`);
   assert.deepEqual(rest, {
     id,
     user_id: "ada",
     data: { user: { id: "ada", name: "Ada" }, cart: ["tea"] },
     created_at: null,
     lifetime_ends_at: null,
-    idle_timeout_ms: MAX_AGE,
     client: null,
   });
   assert.ok(Math.abs(Date.parse(expires_at) - expiresAt) <= 1000, `${expires_at}`);
@@ -278,7 +278,7 @@ test("a maxAge that Express gives one session rules in sessiond", async (t) => {
   const { id } = (await browser.post(`${sessiond}/v1/sessions`, { data: { n: 1 } })).body;
   await browser.post(`${app}/remember`, {});
   const { body, setCookies } = await browser.get(`${sessiond}/v1/session?touch=force`);
-  assert.equal(body.idle_timeout_ms, 7_200_000);
+  assert.ok(drifted(body.idle_timeout_ms, 7_200_000), `${body.idle_timeout_ms}`);
   assert.ok((await store.client.pTTL(`sess:${id}`)) > 7_195_000);
   assert.ok(Date.parse(setCookies[0].match(/Expires=([^;]*)/)[1]) > Date.now() + 7_190_000);
 });

@@ -133,6 +133,9 @@ export class Browser {
     this.ask("PATCH", `${sessiond}/v1/session/data`, { json, headers: { "content-type": "application/merge-patch+json" } });
 }
 
+/** Whether Express has this from `maxAge`: it loses a millisecond when the clock ticks between setting and reading it. */
+export const drifted = (from, maxAge) => from <= maxAge && from >= maxAge - 16;
+
 /** The data of a session as Express shows it: without `cookie` and what is sessiond's. */
 export function dataOf({ cookie, sessiond, ...data }) {
   return data;
