@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const binary = process.env.SESSIOND_BIN ?? join(root, "target/debug/sessiond");
+export const binary = process.env.SESSIOND_BIN ?? join(root, "target/debug/sessiond");
 const DEADLINE_MS = 10_000;
 
 /** Starts it with these flags, and waits until it listens. `url` says where; `stop` ends it. */
@@ -30,7 +30,10 @@ export async function startSessiond(...flags) {
 
   const log = [];
   const address = new Promise((resolve, reject) => {
-    const fail = (why) => reject(new Error(`${binary} does not start: ${why}\n${log.join("\n")}`));
+    const fail = (why) => {
+      clearTimeout(timer);
+      reject(new Error(`${binary} does not start: ${why}\n${log.join("\n")}`));
+    };
     const timer = setTimeout(fail, DEADLINE_MS, "it does not listen");
     child.once("error", (error) => fail(error.message));
     ended.then(() => fail("it has ended"));
