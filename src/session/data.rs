@@ -105,17 +105,20 @@ impl Data {
         &self.0
     }
 
-    /// The keys and values, to change them.
+    /// The keys and values, to change them; without reserved names that another writer left, which an Express drops too
+    /// when it loads the record.
     ///
     /// # Errors
     /// [`Error::Unreadable`] when another writer put in what JSON libraries do not agree on (a lone surrogate, 1e999).
     pub fn to_map(&self) -> Result<Map<String, Value>, Error> {
-        serde_json::from_str(self.as_str()).map_err(|error| {
+        let mut map: Map<String, Value> = serde_json::from_str(self.as_str()).map_err(|error| {
             Error::Unreadable(format!(
                 "the stored data cannot be changed: byte {} is not JSON to everybody",
                 error.column()
             ))
-        })
+        })?;
+        map.retain(|name, _| !is_reserved(name));
+        Ok(map)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Regenerate: a new id for the same session. With a user, this is login; it is what ends session fixation.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::issue::Unstored;
 use super::record::Ours;
@@ -120,7 +120,10 @@ impl Sessions {
             user_id: before.and_then(|ours| ours.user_id.clone()),
             client: wanted.client.clone().or_else(|| before.and_then(|ours| ours.client.clone())),
         };
-        if wanted.user_id.is_none() && wanted.data.is_none() {
+        if wanted.data.is_none() && (wanted.user_id.is_none() || policy.user_pointer.is_none()) {
+            if let Some(user_id) = &wanted.user_id {
+                self.bind(&mut ours, &mut Map::new(), user_id.clone())?;
+            }
             return Ok((ours, old.record.data.clone()));
         }
         let mut map = old.record.data.to_map()?;

@@ -25,9 +25,13 @@ impl Sessions {
             if !if_match(&before) {
                 return Err(Error::PreconditionFailed);
             }
-            let map = loaded.record.data.to_map()?;
-            let changed = change.apply(map.clone(), policy.max_data_bytes)?;
-            if changed == map && !policy.resave {
+            let map = match change {
+                // What is replaced need not be read.
+                Change::Replace(_) => loaded.record.data.to_map().ok(),
+                _ => Some(loaded.record.data.to_map()?),
+            };
+            let changed = change.apply(map.clone().unwrap_or_default(), policy.max_data_bytes)?;
+            if map.is_some_and(|map| map == changed) && !policy.resave {
                 return if loaded.standing.touch_due { self.extend(id, loaded, now).await } else { Ok(Some(before)) };
             }
             let mut record = loaded.record;

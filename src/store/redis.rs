@@ -163,8 +163,12 @@ impl Store for Redis {
         }
         let mut pipeline = Pipeline::with_capacity(2);
         self.read(&mut pipeline, id);
-        let (record, pttl) = self.run(&pipeline, deadline()).await?;
-        Ok(found(record, pttl, now))
+        match self.run(&pipeline, deadline()).await {
+            Ok((record, pttl)) => Ok(found(record, pttl, now)),
+            // One by one, so that a key of another type is told apart.
+            Err(Error::Unexpected(_)) => Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>> {
@@ -350,6 +354,21 @@ impl Redis {
         }
     }
 
+    fn typed<T: FromRedisValue>(&self, reply: redis::Value) -> Result<T> {
+        match reply {
+            redis::Value::ServerError(error) => Err(self.link.failed(&error.into())),
+            reply => T::from_redis_value(reply).map_err(|_| Error::Unexpected("a reply has another type".into())),
+        }
+    }
+
+    /// What is stored under a key. What another program put there, and is no string, is no record either.
+    fn record(&self, reply: redis::Value) -> Result<Option<Vec<u8>>> {
+        match reply {
+            redis::Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(Some(b"(no string)".to_vec())),
+            reply => self.typed(reply),
+        }
+    }
+
     /// The entries of `ids`, in their order.
     async fn read_all<'a>(
         &self,
@@ -364,13 +383,14 @@ impl Redis {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
+        pipeline.ignore_errors();
         let values: Vec<redis::Value> = self.run(&pipeline, deadline).await?;
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or(redis::Value::Nil);
         let (mut entries, mut revived) = (Vec::with_capacity(ids.len()), redis::pipe());
         for id in ids {
-            let entry = found(typed(next())?, typed(next())?, now);
-            let buried = self.tombstone.is_some() && typed(next())?;
+            let entry = found(self.record(next())?, self.typed(next())?, now);
+            let buried = self.tombstone.is_some() && self.typed(next())?;
             if buried && entry.is_some() {
                 revived.cmd("DEL").arg(self.key(id)).ignore();
             }
@@ -425,10 +445,6 @@ impl Redis {
         rows.truncate(limit);
         Ok((rows, dead))
     }
-}
-
-fn typed<T: FromRedisValue>(value: redis::Value) -> Result<T> {
-    T::from_redis_value(value).map_err(|_| Error::Unexpected("a reply has another type".into()))
 }
 
 /// A score of the index: whole milliseconds.
