@@ -1,0 +1,117 @@
+// The browser's session on every backend, kept by sessiond. Copy this file into a project; it needs nothing but Node.
+//
+//   app.use(session());                              before the routes
+//   req.session.id, .user, .data                     null, null and {} while there is none
+//   await req.session.update({ theme: "dark" })      a merge patch; issues a session when there is none yet
+//   await req.session.update((data) => patch)        the same for a patch that depends on what is there: never lost
+//   await req.session.login("ada")                   gives the session a new id and binds the user
+//   await req.session.logout()
+//   await req.session.everywhere(), .logoutEverywhere()    all of the user's sessions (a key of scope admin)
+
+const URL_OF_SESSIOND = process.env.SESSIOND_URL ?? "http://127.0.0.1:8080";
+const KEY = process.env.SESSIOND_KEY;
+const DEADLINE_MS = 2000;
+
+/** Nobody knows whether there is a session. Never to be taken for "not logged in"; Express answers with these. */
+class Unavailable extends Error {
+  status = 503;
+  headers = { "Retry-After": "1" };
+}
+
+export function session() {
+  return async (req, res, next) => {
+    req.session = new Session(req, res);
+    await req.session.load();
+    next();
+  };
+}
+
+class Session {
+  id = null;
+  user = null;
+  data = {};
+  #etag;
+  #cookie;
+  #client;
+  #res;
+
+  constructor(req, res) {
+    this.#cookie = req.headers.cookie;
+    this.#client = { ip: req.ip, user_agent: req.get("user-agent")?.slice(0, 1024) };
+    this.#res = res;
+  }
+
+  /** Resolves the browser's cookie; without one there is nothing to ask. */
+  async load() {
+    if (this.#cookie) await this.#call("GET", "/v1/session");
+  }
+
+  async update(change) {
+    while (this.id) {
+      const given = typeof change === "function";
+      const patch = given ? change(this.data) : change;
+      // What depends on the data holds only for the data that it was made from.
+      const headers = { "content-type": "application/merge-patch+json", ...(given && { "if-match": this.#etag }) };
+      if ((await this.#call("PATCH", "/v1/session/data", patch, headers)) !== 412) break;
+      await this.load();
+    }
+    // There was none, or it has ended meanwhile.
+    if (!this.id) await this.#issue({ data: typeof change === "function" ? change({}) : change });
+  }
+
+  async login(user) {
+    if (this.id) await this.#call("POST", "/v1/session/regenerate", { user_id: user, client: this.#client });
+    if (this.user !== user) await this.#issue({ user_id: user });
+  }
+
+  async logout() {
+    await this.#call("DELETE", "/v1/session");
+  }
+
+  async everywhere() {
+    const answer = await ask("GET", `${this.#path()}?current=${encodeURIComponent(this.id)}`);
+    return (await answer.json()).sessions;
+  }
+
+  async logoutEverywhere() {
+    await ask("DELETE", this.#path());
+    await this.logout();
+  }
+
+  #path() {
+    return `/v1/users/${encodeURIComponent(this.user)}/sessions`;
+  }
+
+  #issue(wanted) {
+    return this.#call("POST", "/v1/sessions", { ...wanted, client: this.#client });
+  }
+
+  /** Asks for the session that the cookie opens, takes over what is answered, and passes cookies on to the browser. */
+  async #call(method, path, body, headers) {
+    const answer = await ask(method, path, body, { ...headers, ...(this.#cookie && { cookie: this.#cookie }) });
+    for (const cookie of answer.headers.getSetCookie()) {
+      const name = cookie.slice(0, cookie.indexOf("=") + 1);
+      const others = [this.#res.getHeader("set-cookie") ?? []].flat().filter((other) => !other.startsWith(name));
+      this.#res.setHeader("set-cookie", [...others, cookie]);
+      this.#cookie = cookie.split(";")[0];
+    }
+    if (answer.status === 412) return 412;
+    const { id = null, user_id = null, data = {} } = answer.ok && answer.status !== 204 ? await answer.json() : {};
+    Object.assign(this, { id, user: user_id, data });
+    this.#etag = answer.headers.get("etag");
+    return answer.status;
+  }
+}
+
+async function ask(method, path, body, headers = {}) {
+  const all = { "content-type": "application/json", ...headers, ...(KEY && { authorization: `Bearer ${KEY}` }) };
+  const signal = AbortSignal.timeout(DEADLINE_MS);
+  const request = { method, headers: all, body: body && JSON.stringify(body), signal };
+  const answer = await fetch(URL_OF_SESSIOND + path, request).catch((error) => {
+    throw new Unavailable("the session service does not answer", { cause: error });
+  });
+  if (answer.status === 503) throw new Unavailable("the session store is away");
+  // 401: no session. 412: another request was quicker. Anything else is a mistake of ours.
+  if (!answer.ok && ![401, 412].includes(answer.status)) throw new Error(`sessiond: ${(await answer.json()).detail}`);
+  return answer;
+}

@@ -1,0 +1,105 @@
+"""The browser's session on every backend, kept by sessiond. Copy this file into a project; it needs httpx.
+
+    app.middleware("http")(session)                             before the routes
+    request.state.session.id, .user, .data                      None, None and {} while there is none
+    await request.state.session.update({"theme": "dark"})       a merge patch; issues a session when there is none yet
+    await request.state.session.update(lambda data: patch)      for a patch that depends on what is there: never lost
+    await request.state.session.login("ada")                    gives the session a new id and binds the user
+    await request.state.session.logout()
+"""
+
+import os
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+from fastapi import Request, Response
+
+KEY = os.environ.get("SESSIOND_KEY")
+# One client for every browser: it must never keep a cookie, and it takes none from anywhere.
+NO_COOKIES = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+sessiond = httpx.AsyncClient(
+    cookies=NO_COOKIES,
+    base_url=os.environ.get("SESSIOND_URL", "http://127.0.0.1:8080"),
+    headers={"Authorization": f"Bearer {KEY}"} if KEY else {},
+    timeout=2.0,
+)
+
+
+class Unavailable(Exception):
+    """Nobody knows whether there is a session. Never to be taken for "not logged in"."""
+
+
+async def session(request: Request, call_next):
+    opened = request.state.session = Session(request)
+    try:
+        await opened.load()
+        response = await call_next(request)
+    except Unavailable:
+        response = Response("The session service is away.", 503, {"Retry-After": "1"}, "text/plain")
+    for cookie in opened.set_cookies.values():
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+class Session:
+    def __init__(self, request: Request):
+        self.id, self.user, self.data = None, None, {}
+        self.set_cookies = {}
+        self._cookie, self._etag = request.headers.get("cookie"), None
+        self._client = {
+            "ip": request.client.host if request.client else None,
+            "user_agent": request.headers.get("user-agent", "")[:1024],
+        }
+
+    async def load(self):
+        """Resolves the browser's cookie; without one there is nothing to ask."""
+        if self._cookie:
+            await self._call("GET", "/v1/session")
+
+    async def update(self, change):
+        patch = change if callable(change) else lambda data: change
+        while self.id:
+            headers = {"content-type": "application/merge-patch+json"}
+            if callable(change):
+                # What depends on the data holds only for the data that it was made from.
+                headers["if-match"] = self._etag
+            if await self._call("PATCH", "/v1/session/data", patch(self.data), headers) != 412:
+                break
+            await self.load()
+        # There was none, or it has ended meanwhile.
+        if not self.id:
+            await self._issue({"data": patch({})})
+
+    async def login(self, user: str):
+        if self.id:
+            await self._call("POST", "/v1/session/regenerate", {"user_id": user, "client": self._client})
+        if self.user != user:
+            await self._issue({"user_id": user})
+
+    async def logout(self):
+        await self._call("DELETE", "/v1/session")
+
+    async def _issue(self, wanted):
+        await self._call("POST", "/v1/sessions", wanted | {"client": self._client})
+
+    async def _call(self, method, path, body=None, headers={}):
+        """Asks for the session that the cookie opens, takes over what is answered, and keeps cookies for the browser."""
+        headers = headers | ({"cookie": self._cookie} if self._cookie else {})
+        try:
+            answer = await sessiond.request(method, path, json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise Unavailable from error
+        if answer.status_code == 503:
+            raise Unavailable
+        for cookie in answer.headers.get_list("set-cookie"):
+            self.set_cookies[cookie.split("=")[0]] = cookie
+            self._cookie = cookie.split(";")[0]
+        # 401: no session. 412: another request was quicker. Anything else is a mistake of ours.
+        if answer.status_code == 412:
+            return 412
+        if answer.is_error and answer.status_code != 401:
+            raise RuntimeError(f"sessiond: {answer.json()['detail']}")
+        told = answer.json() if answer.is_success and answer.status_code != 204 else {}
+        self.id, self.user, self.data = told.get("id"), told.get("user_id"), told.get("data", {})
+        self._etag = answer.headers.get("etag")
+        return answer.status_code
