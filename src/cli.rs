@@ -149,13 +149,14 @@ fn command() -> clap::Command {
 }
 
 /// Variables that look like ours and are not: misspelt, mostly. Kubernetes makes `_PORT` and `_SERVICE_` for a service
-/// called sessiond.
+/// called sessiond; `_URL` and `_KEY` are what its callers tell themselves.
 fn strangers() -> Vec<String> {
     let command = Cli::command();
     let ours = |name: &str| command.get_arguments().any(|flag| flag.get_env().is_some_and(|env| env == name));
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let others = ["PORT", "SERVICE_", "URL", "KEY"];
     let like_ours = names.filter(|name| {
-        name.strip_prefix("SESSIOND_").is_some_and(|rest| !rest.starts_with("PORT") && !rest.starts_with("SERVICE_"))
+        name.strip_prefix("SESSIOND_").is_some_and(|rest| !others.iter().any(|other| rest.starts_with(other)))
     });
     like_ours.filter(|name| !ours(name)).collect()
 }
