@@ -36,7 +36,7 @@ def main():
                 bench.stop()
         facts |= sections[-1].facts
 
-    how = (f"{options.rounds} rounds of {options.seconds} s, {(time.monotonic() - began) / 60:.0f} minutes in all, "
+    how = (f"{options.rounds} round{'s' * (options.rounds > 1)} of {options.seconds} s, {(time.monotonic() - began) / 60:.0f} minutes in all, "
            f"on {time.strftime('%Y-%m-%d', time.gmtime())}")
     command = shlex.join(["scripts/bench", *sys.argv[1:]])
     text = report.markdown(sections, facts, command, build.versions(), how)

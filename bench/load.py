@@ -9,51 +9,62 @@ CONNECTIONS = 64
 
 @dataclass
 class Measure:
-    """One run: requests per second, latency in ms, CPU of the server and of its Redis in us per request."""
+    """One run: requests answered 2xx per second, latency in ms, CPU of the server and of its Redis in us per request, and the
+    share that was answered otherwise."""
     rps: float
     p50: float
     p99: float
     cpu: float
     redis_cpu: float | None
     requests: int
+    refused: float = 0
 
 
 class Load:
     """One kind of request to one server, at full speed."""
 
     def __init__(self, name, server, path, lines, folder, method="GET", kind="application/json", connections=CONNECTIONS,
-                 once=False):
-        """`lines` are the requests, as requests.lua reads them; `once`: none may be sent twice, they come with `lines()`."""
+                 once=False, refusals=False):
+        """`lines` are the requests, as requests.lua reads them; `once`: none may be sent twice, so `lines(n)` makes n more;
+        `refusals`: an answer other than 2xx is counted, and not the end."""
         self.name, self.server, self.path, self.method, self.kind = name, server, path, method, kind
-        self.connections, self.lines, self.once = connections, lines, once
+        self.connections, self.lines, self.once, self.refusals = connections, lines, once, refusals
         self.file = os.path.join(folder, re.sub(r"\W+", "-", f"{name}-{id(self)}") + ".requests")
+        # How many are made for a second, when none may be sent twice; and where numbered bodies go on, away from `standard`.
+        self.rate, self.first = 4 * COOKIES, 500 * COOKIES
         if not once:
             write(self.file, lines)
 
     def wrk(self, seconds):
         command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", SCRIPT,
-                   f"http://{self.server.address}{self.path}", "--", self.method, self.file, self.kind]
+                   f"http://{self.server.address}{self.path}", "--", self.method, self.file, self.kind, str(self.first)]
         out = subprocess.run(command, capture_output=True, text=True, check=False)
-        if out.returncode or any(bad in out.stdout for bad in ("Non-2xx", "Socket errors")) or "99%" not in out.stdout:
+        refused = "Non-2xx" in out.stdout and not self.refusals
+        if out.returncode or refused or "Socket errors" in out.stdout or "99%" not in out.stdout:
             sys.exit(f"{self.name} failed under load:\n{' '.join(command)}\n{out.stdout}{out.stderr}")
-        return out.stdout
+        requests = int(re.search(r"(\d+) requests in", out.stdout)[1])
+        self.first += requests + self.connections
+        return out.stdout, requests
 
     def run(self, seconds):
         if self.once:
-            sent = write(self.file, self.lines())
+            made = write(self.file, self.lines(self.rate * (seconds + 1)))
         else:
             # A touch that is due is written now, and what compiles at run time has compiled.
             self.wrk(1)
         processes = [self.server, self.server.redis]
         before = [process and process.cpu() for process in processes]
-        out = self.wrk(seconds)
+        out, requests = self.wrk(seconds)
         took = [process and process.cpu() - at for process, at in zip(processes, before)]
-        requests = int(re.search(r"(\d+) requests in", out)[1])
-        if self.once and requests > sent:
-            sys.exit(f"{self.name}: {requests} requests were sent, and only {sent} were prepared")
+        if self.once:
+            self.rate = int(1.3 * requests / seconds) + 1
+            if requests + self.connections > made:
+                return self.run(seconds)
         cpu, redis_cpu = (seconds and 1e6 * seconds / requests for seconds in took)
-        return Measure(rps=float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]), p50=milliseconds(out, "50%"),
-                       p99=milliseconds(out, "99%"), cpu=cpu, redis_cpu=redis_cpu, requests=requests)
+        other = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+        refused = int(other[1]) / requests if other else 0
+        rps = (1 - refused) * float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
+        return Measure(rps, milliseconds(out, "50%"), milliseconds(out, "99%"), cpu, redis_cpu, requests, refused)
 
 
 class Floor:

@@ -1,9 +1,10 @@
--- For wrk: sends the requests of a file in turn. Arguments: the method, the file, and the bodies' Content-Type. A line of the
--- file is a Cookie header, a tab and a body; either may be empty. "@@@@@@@" in a body is a number, another in each request.
-local requests, n, numbered = {}, 0, false
+-- For wrk: sends the requests of a file in turn. A line is a Cookie header, a tab and a body; either may be empty. "@@@@@@@" in
+-- a body is a number, another in each request. Arguments: the method, the file, the bodies' Content-Type, the first number.
+local requests, n, numbered, first = {}, 0, false, 0
 
 function init(args)
   local method, path, type = args[1], args[2], args[3]
+  first = tonumber(args[4])
   for line in io.lines(path) do
     local cookie, body = line:match("^([^\t]*)\t(.*)$")
     local headers = {}
@@ -17,6 +18,6 @@ end
 function request()
   n = n + 1
   local text = requests[(n - 1) % #requests + 1]
-  if numbered then text = text:gsub("@@@@@@@", string.format("%07d", n)) end
+  if numbered then text = text:gsub("@@@@@@@", string.format("%07d", first + n)) end
   return text
 end
