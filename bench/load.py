@@ -35,26 +35,31 @@ class Load:
         if not once:
             write(self.file, lines)
 
-    def wrk(self, seconds):
-        command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", SCRIPT,
+    def wrk(self, seconds, connections):
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", SCRIPT,
                    f"http://{self.server.address}{self.path}", "--", self.method, self.file, self.kind, str(self.first)]
         out = subprocess.run(command, capture_output=True, text=True, check=False)
         refused = "Non-2xx" in out.stdout and not self.refusals
         if out.returncode or refused or "Socket errors" in out.stdout or "99%" not in out.stdout:
             sys.exit(f"{self.name} failed under load:\n{' '.join(command)}\n{out.stdout}{out.stderr}")
         requests = int(re.search(r"(\d+) requests in", out.stdout)[1])
-        self.first += requests + self.connections
+        if not requests:
+            sys.exit(f"{self.name}: not one request was answered in {seconds} s")
+        self.first += requests + connections
         return out.stdout, requests
 
     def run(self, seconds):
+        if self.connections > 1_000:
+            # So many take seconds to connect.
+            seconds = max(seconds, 10)
         if self.once:
             made = write(self.file, self.lines(self.rate * (seconds + 1)))
         else:
             # A touch that is due is written now, and what compiles at run time has compiled.
-            self.wrk(1)
+            self.wrk(1, min(self.connections, CONNECTIONS))
         processes = [self.server, self.server.redis]
         before = [process and process.cpu() for process in processes]
-        out, requests = self.wrk(seconds)
+        out, requests = self.wrk(seconds, self.connections)
         took = [process and process.cpu() - at for process, at in zip(processes, before)]
         if self.once:
             self.rate = int(1.3 * requests / seconds) + 1
