@@ -1,5 +1,5 @@
 """The command line of scripts/bench."""
-import argparse, shlex, sys, tempfile, time
+import argparse, sys, tempfile, time
 from pathlib import Path
 
 from . import build, report, servers
@@ -38,7 +38,9 @@ def main():
 
     how = (f"{options.rounds} round{'s' * (options.rounds > 1)} of {options.seconds} s, {(time.monotonic() - began) / 60:.0f} minutes in all, "
            f"on {time.strftime('%Y-%m-%d', time.gmtime())}")
-    command = shlex.join(["scripts/bench", *sys.argv[1:]])
+    command = f"scripts/bench --rounds {options.rounds} --seconds {options.seconds}"
+    if set(options.only) != set(GROUPS):
+        command += " --only " + ",".join(options.only)
     text = report.markdown(sections, facts, command, build.versions(), how)
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmarks.md").write_text(text)

@@ -1,7 +1,7 @@
 """What is measured: a function a group. Each starts its own servers on stores of its own, and returns a Section.
 
 `facts` are the figures that targets.py asks for, by its names."""
-import json, os, statistics, time
+import json, statistics, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -37,13 +37,14 @@ def svg(sections, facts):
     if bars := [bar for section in sections for bar in section.bars]:
         bars.sort(key=lambda bar: -bar[1])
         panels.append(chart.Panel("A resolve: requests per second, against a bare axum handler with the same body (1)",
-                                  [chart.Bar(name, ratio, f"{ratio:.2f}", True) for name, ratio in bars], 1))
+                                  [chart.Bar(name, ratio, f"{ratio:.2f}", "good" if "sessiond" in name else "other") for name, ratio in bars], 1))
     bars = []
     for target in TARGETS:
         figure = facts.get(target.fact)
         if figure is not None:
             said = f"{figure:.3g}{target.unit} (required {target.required()})"
-            bars.append(chart.Bar(target.name, target.score(figure), said, target.score(figure) >= 1))
+            score = target.score(figure)
+            bars.append(chart.Bar(target.name, score, said, "good" if score >= 1 else "bad"))
     if bars:
         panels.append(chart.Panel("What is required (1), and what was reached: longer is better", bars, 1))
     return chart.draw(panels)
