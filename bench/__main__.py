@@ -12,7 +12,8 @@ def main():
                                      epilog="groups:\n" + "\n".join(f"  {name:12} {group.__doc__}" for name, group in GROUPS.items()))
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each load is run (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, metavar="S", help="how long each time (default: %(default)s)")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(GROUPS), metavar="GROUP,...", help="these groups, not all")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(GROUPS), metavar="GROUP,...",
+                        help="these groups, not all")
     parser.add_argument("--out", type=Path, metavar="FOLDER",
                         help="where benchmarks.md and its chart go (default: docs, when all groups run; target/bench, when only some)")
     options = parser.parse_args()
@@ -36,8 +37,8 @@ def main():
                 bench.stop()
         facts |= sections[-1].facts
 
-    how = (f"{options.rounds} round{'s' * (options.rounds > 1)} of {options.seconds} s, {(time.monotonic() - began) / 60:.0f} minutes in all, "
-           f"on {time.strftime('%Y-%m-%d', time.gmtime())}")
+    how = (f"{options.rounds} round{'s' * (options.rounds > 1)} of {options.seconds} s, "
+           f"{(time.monotonic() - began) / 60:.0f} minutes in all, on {time.strftime('%Y-%m-%d', time.gmtime())}")
     command = f"scripts/bench --rounds {options.rounds} --seconds {options.seconds}"
     if set(options.only) != set(GROUPS):
         command += " --only " + ",".join(options.only)

@@ -202,7 +202,8 @@ def connections(bench):
     runs = bench.runs(loads)
     rows = [speed(runs, one.name, f"hello, {one.connections:,}") + [f"{100 * runs.median(one.name, 'refused'):.1f} %"] for one in loads]
     text = ("Resolves over 1, 64, 1,000 and 10,000 connections, all of them asking all the time. A request that has waited so long for "
-            "the store that its deadline of 500 ms is over is answered 503: the last column; it counts as no request answered. 10,000 are measured for at least 10 s, and their connecting is part of it.")
+            "the store that its deadline of 500 ms is over is answered 503: the last column; it counts as no request answered. "
+            "10,000 are measured for at least 10 s, and their connecting is part of it.")
     return Section("Connections", text, [(SPEED + ["503"], rows)])
 
 
@@ -223,8 +224,9 @@ def size(bench):
             rows.append((loads[-1].name, hello, number))
     runs = bench.runs(loads)
     table = [speed(runs, name, hello) + [f"{number:,}"] for name, hello, number in rows]
-    return Section("Size of the data", "Resolves of sessions whose data has 0.1, 1, 16 and 64 KiB, beside hello with the same body; as many cookies as 64 MiB hold.",
-                   [(SPEED + ["cookies"], table)])
+    text = ("Resolves of sessions whose data has 0.1, 1, 16 and 64 KiB, beside hello with the same body; as many cookies as 64 MiB "
+            "hold, and no more than 10,000.")
+    return Section("Size of the data", text, [(SPEED + ["cookies"], table)])
 
 
 def stored(bench):
