@@ -20,8 +20,8 @@ use crate::telemetry::{self, Metrics};
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
-/// How long what callers have begun and hung up on may take to end, after the last request.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long what callers have begun and hung up on may take to end, after the last request: a few calls to the store.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
 pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), String> {

@@ -66,8 +66,10 @@ impl Sessions {
             };
             let new = self.unstored(ours, data, persistent, now);
             let outcome = self.supersede(id, &old, old_user.as_deref(), &new, now).await;
-            if let Some(place) = place {
-                self.withdraw(&place.id, place.user_id.as_deref(), now).await?;
+            if let Some(place) = place
+                && let Err(error) = self.withdraw(&place.id, place.user_id.as_deref(), now).await
+            {
+                tracing::warn!(%error, "a place for a session stays taken until it expires or is revoked");
             }
             match outcome? {
                 Outcome::Applied => {
