@@ -109,6 +109,13 @@ impl Adopt {
         for one in examples {
             text.push_str(&format!("  {}: {}\n", escaped(&one.id), one.why));
         }
-        print(&text)
+        print(&text)?;
+        // What looks like a mistake in how it was asked.
+        match (adopted + listed, without_user + ended + unreadable) {
+            (0, 0) if from.is_none() => eprintln!("sessiond: there is no session: is --key-prefix that of the fleet?"),
+            (0, 1..) => eprintln!("sessiond: no session names a user: is --user-pointer where the fleet has them?"),
+            _ => {}
+        }
+        Ok(())
     }
 }

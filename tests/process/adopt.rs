@@ -53,6 +53,18 @@ fn a_fleet_is_adopted() {
 }
 
 #[test]
+fn it_asks_whether_it_was_told_right() {
+    let (place, _) = fleet(3);
+    for (flags, why) in [
+        (&["--user-pointer", "/user/id"][..], "--user-pointer"),
+        (&["--user-pointer", "/x", "--key-prefix", "other:"], "--key-prefix"),
+    ] {
+        let said = place.ask(&[&["adopt"], flags].concat());
+        assert!(said.stderr.contains(why), "{}", said.stderr);
+    }
+}
+
+#[test]
 fn it_says_what_it_lacks() {
     let (sqlite, redis) = (Place::sqlite(), Place::redis());
     for (place, args, why) in [
