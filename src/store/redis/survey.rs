@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use redis::InfoDict;
 use tokio::time::Instant;
 
-use super::{Redis, ms};
+use super::Redis;
+use super::index::ms;
 use crate::clock::Ms;
 use crate::store::survey::{Batch, Check, Cursor, IndexBatch, Survey, deadline};
 use crate::store::{Error, Result};
