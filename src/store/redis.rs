@@ -6,8 +6,8 @@
 //!   session is pruned when listed, and a session without one gets it back at its next write.
 //!
 //! The index entry of a new session is written before its key and confirmed after it, so that what a listing sees as
-//! confirmed has a key, or had one that was removed since. No command needs two keys, so nothing here depends on both
-//! living on the same node.
+//! confirmed has a key, or had one that was removed since. No command needs a session's key and an index, so nothing here
+//! depends on both living on the same node.
 //!
 //! # Beside an Express that writes
 //! An Express saves at the end of a request, blindly, what it read at the beginning: `SET` brings a removed key back. So
@@ -15,7 +15,7 @@
 //! - Whatever removes a session leaves `{sess:<id>}:revoked` behind, for as long as such a request may take. An entry
 //!   beside one is as missing, and is removed when it is next seen. The braces put both keys on one node.
 //! - An Express also extends sessions without telling the index. So there a score says nothing: an entry is dropped only
-//!   when its key is gone, and the index outlives its members by [`UNTOLD`].
+//!   when its key is gone, and the index outlives its members by 30 days.
 
 mod index;
 mod link;
