@@ -56,10 +56,12 @@ class Session {
       await this.load();
     }
     // There was none, or it has ended meanwhile.
-    if (!this.id) await this.#issue({ data: typeof change === "function" ? change({}) : change });
+    if (!this.id) await this.#issue({ data: applied(typeof change === "function" ? change({}) : change) });
   }
 
   async login(user) {
+    // What was somebody else's is not theirs.
+    if (this.user !== null && this.user !== user) await this.logout();
     if (this.id) await this.#call("POST", "/v1/session/regenerate", { user_id: user, client: this.#client });
     if (this.user !== user) await this.#issue({ user_id: user });
   }
@@ -101,6 +103,11 @@ class Session {
     this.#etag = answer.headers.get("etag");
     return answer.status;
   }
+}
+
+/** A merge patch of nothing: what it would take away is not there. */
+function applied(patch) {
+  return Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== null));
 }
 
 async function ask(method, path, body, headers = {}) {

@@ -68,9 +68,13 @@ class Session:
             await self.load()
         # There was none, or it has ended meanwhile.
         if not self.id:
-            await self._issue({"data": patch({})})
+            # A merge patch of nothing: what it would take away is not there.
+            await self._issue({"data": {name: value for name, value in patch({}).items() if value is not None}})
 
     async def login(self, user: str):
+        # What was somebody else's is not theirs.
+        if self.user not in (None, user):
+            await self.logout()
         if self.id:
             await self._call("POST", "/v1/session/regenerate", {"user_id": user, "client": self._client})
         if self.user != user:

@@ -107,6 +107,23 @@ for (const name of ["express", "fastapi", "axum"]) {
   });
 }
 
+for (const name of ["express", "fastapi", "axum"]) {
+  test(`at ${name} nobody gets what is another's`, async () => {
+    const url = backends.urls[name];
+    await logIn(url, "ada");
+    const { id } = await visit(url);
+    // Another browser, over the same connections to sessiond.
+    const other = await fetch(`${url}/account`);
+    assert.match(await other.text(), /id="session">none</);
+    assert.deepEqual(other.headers.getSetCookie(), []);
+    // Another user, in the same browser.
+    await logIn(url, "eve");
+    const seen = await visit(url);
+    assert.notEqual(seen.id, id);
+    assert.deepEqual([seen.user, seen.views], ["eve", "1"]);
+  });
+}
+
 test("logging out everywhere in one browser ends the session in another", async () => {
   const other = await browser.newContext();
   const { express, axum } = backends.urls;

@@ -131,7 +131,12 @@ impl Session {
         }
         // There was none, or it has ended meanwhile.
         if opened.known.id.is_none() {
-            let issued = json!({ "data": patch(&json!({})), "client": opened.client });
+            let mut data = patch(&json!({}));
+            // A merge patch of nothing: what it would take away is not there.
+            if let Value::Object(map) = &mut data {
+                map.retain(|_, value| !value.is_null());
+            }
+            let issued = json!({ "data": data, "client": opened.client });
             opened.call(Method::POST, "/v1/sessions", Some(issued)).await?;
         }
         Ok(opened.known.clone())
@@ -140,6 +145,10 @@ impl Session {
     /// Gives the session a new id and binds the user.
     pub async fn login(&self, user: &str) -> Result<(), Failed> {
         let mut opened = self.0.lock().await;
+        // What was somebody else's is not theirs.
+        if opened.known.user.as_deref().is_some_and(|other| other != user) {
+            opened.call(Method::DELETE, "/v1/session", None).await?;
+        }
         let wanted = json!({ "user_id": user, "client": opened.client });
         if opened.known.id.is_some() {
             opened.call(Method::POST, "/v1/session/regenerate", Some(wanted.clone())).await?;
