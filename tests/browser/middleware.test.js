@@ -1,0 +1,105 @@
+// The examples' three middlewares, held to what a browser does not see: the service away, and a visitor beside another.
+
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import { test } from "node:test";
+import { startSessiond } from "../common/sessiond.mjs";
+import { startBackends } from "./backends.js";
+
+const COOKIE = { cookie: "theme=dark; connect.sid=s%3Aada.signed" };
+
+test("a service that is away is a 503, and nobody is logged out", async (t) => {
+  let behave;
+  const service = createServer((request, response) => behave(request, response));
+  await new Promise((resolve) => service.listen(0, "127.0.0.1", resolve));
+  t.after(() => service.close());
+  const { urls, stop } = await startBackends(`http://127.0.0.1:${service.address().port}`);
+  t.after(stop);
+
+  /** No page, no login form, and the browser keeps its cookie. */
+  async function refusedWith(status, url, options) {
+    const answer = await fetch(url, { redirect: "manual", ...options });
+    const body = await answer.text();
+    assert.equal(answer.status, status, `${url}: ${body}`);
+    assert.equal(answer.headers.get("retry-after"), status === 503 ? "1" : null);
+    assert.deepEqual(answer.headers.getSetCookie(), []);
+    assert.doesNotMatch(body, /log in/i);
+  }
+
+  async function everywhere(status) {
+    await Promise.all(
+      Object.values(urls).flatMap((url) => [
+        refusedWith(status, url, { headers: COOKIE }),
+        refusedWith(status, url),
+        refusedWith(status, `${url}/login`, { method: "POST", body: new URLSearchParams({ user: "ada" }) }),
+        refusedWith(status, `${url}/logout`, { method: "POST", headers: COOKIE }),
+      ]),
+    );
+  }
+
+  await t.test("its store is away", async () => {
+    behave = (request, response) => response.writeHead(503, { "retry-after": "1" }).end('{"code":"store-unavailable"}');
+    await everywhere(503);
+  });
+
+  await t.test("it does not answer", async () => {
+    behave = () => {};
+    await everywhere(503);
+  });
+
+  await t.test("the key is refused: our fault, and not the browser's", async () => {
+    behave = (request, response) => response.writeHead(403).end('{"code":"unknown-api-key"}');
+    await everywhere(500);
+  });
+
+  await t.test("nothing listens", async () => {
+    service.closeAllConnections();
+    await new Promise((resolve) => service.close(resolve));
+    await everywhere(503);
+    // Who has no cookie has no session: nobody needs to be asked.
+    for (const url of Object.values(urls)) assert.equal((await fetch(`${url}/account`)).status, 200);
+  });
+});
+
+test("between requests", async (t) => {
+  // Not Secure: so that a cookie jar in a backend's client, were there one, would send it. Each resolve touches.
+  const sessiond = await startSessiond("--cookie-secure", "false", "--touch-after", "1ms");
+  t.after(sessiond.stop);
+  const { urls, stop } = await startBackends(sessiond.url);
+  t.after(stop);
+
+  async function ask(url, options) {
+    const answer = await fetch(url, { redirect: "manual", ...options });
+    return { status: answer.status, body: await answer.text(), cookies: answer.headers.getSetCookie().map((line) => line.split(";")[0]) };
+  }
+  const logIn = (url, user, headers) => ask(`${url}/login`, { method: "POST", headers, body: new URLSearchParams({ user }) });
+
+  for (const [name, url] of Object.entries(urls)) {
+    await t.test(`${name} keeps no visitor's cookie for the next`, async () => {
+      const { status, cookies: [ada] } = await logIn(url, "ada");
+      assert.equal(status, 303);
+      assert.match((await ask(url, { headers: { cookie: ada } })).body, /id="user">ada</);
+      for (const headers of [{}, { cookie: "theme=dark" }]) {
+        await ask(`${url}/logout`, { method: "POST", headers });
+        const { body, cookies: [other] } = await ask(url, { headers });
+        assert.match(body, /id="user">nobody</);
+        assert.notEqual(other, ada);
+      }
+      assert.match((await ask(url, { headers: { cookie: ada } })).body, /id="user">ada</);
+    });
+
+    await t.test(`${name} finds the cookie among others, and takes a dead one for none`, async () => {
+      const { cookies: [ada] } = await logIn(url, "ada", { cookie: "theme=dark; connect.sid=s%3Adead.dead" });
+      const headers = { cookie: `theme=dark; ${ada}; lang=en` };
+      assert.match((await ask(url, { headers })).body, /id="user">ada</);
+      const { cookies } = await ask(`${url}/logout`, { method: "POST", headers });
+      assert.equal(cookies.at(-1), "connect.sid=");
+      assert.match((await ask(url, { headers })).body, /id="user">nobody</);
+    });
+
+    await t.test(`${name} passes on the cookie of a touch`, async () => {
+      const { cookies: [ada] } = await logIn(url, "ada");
+      assert.deepEqual((await ask(`${url}/account`, { headers: { cookie: ada } })).cookies, [ada]);
+    });
+  }
+});
