@@ -18,7 +18,9 @@ test("a service that is away is a 503, and nobody is logged out", async (t) => {
 
   /** No page, no login form, and the browser keeps its cookie. */
   async function refusedWith(status, url, options) {
-    const answer = await fetch(url, { redirect: "manual", ...options });
+    // A connection each: uvicorn closes the one that it answered 500 on, which a next request could still meet.
+    const headers = { ...options?.headers, connection: "close" };
+    const answer = await fetch(url, { redirect: "manual", ...options, headers });
     const body = await answer.text();
     assert.equal(answer.status, status, `${url}: ${body}`);
     assert.equal(answer.headers.get("retry-after"), status === 503 ? "1" : null);
