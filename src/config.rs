@@ -17,7 +17,7 @@ use crate::caller;
 use crate::clock::Ms;
 use crate::cookie::{Attributes, Priority, SameSite, SetCookie};
 use crate::session::Policy;
-use crate::store::{Keyspace, StoreUrl};
+use crate::store::{Keyspace, Limits, StoreUrl};
 
 pub use key::Keys;
 pub use listen::Listen;
@@ -193,6 +193,8 @@ pub struct Checked {
     pub store: StoreUrl,
     /// The keys, if it is a Redis.
     pub keyspace: Keyspace,
+    /// What the near-cache may keep, if there is to be one.
+    pub cache: Option<Limits>,
     /// At least one; the first signs.
     pub secrets: Vec<SecretString>,
     /// The file that the secret was made in or read from, when none was given.
@@ -225,10 +227,11 @@ impl Config {
             ));
         }
         let Rules { store, keyspace, attributes, policy } = self.rules()?;
+        let cache = self.storage.cache()?;
         let set_cookie = SetCookie::new(&attributes).map_err(|why| why.to_string())?;
         // Last: it may make a file.
         let (secrets, secret_file) = self.secrets.load(&store, self.check_config)?;
-        Ok(Checked { keys, store, keyspace, secrets, secret_file, attributes, set_cookie, policy })
+        Ok(Checked { keys, store, keyspace, cache, secrets, secret_file, attributes, set_cookie, policy })
     }
 
     /// Checks what a command needs that serves nobody, and signs nothing.

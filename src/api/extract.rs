@@ -1,5 +1,6 @@
 //! What handlers take from a request. Each refusal is a problem that names what was wrong.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
@@ -124,6 +125,23 @@ impl FromRequestParts<App> for UserId {
         let refused = |error: session::Error| Error::new(StatusCode::BAD_REQUEST, "invalid-user-id", error.to_string());
         check_user_id(&user_id, "the path").map_err(refused)?;
         Ok(Self(user_id))
+    }
+}
+
+/// Whether the caller wants the store's word, and not what was kept of it (RFC 9111, section 5.2.1).
+pub(super) struct NoCache(pub bool);
+
+impl FromRequestParts<App> for NoCache {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> std::result::Result<Self, Infallible> {
+        let says = |directive: &str| matches!(directive, "no-cache" | "no-store" | "max-age=0");
+        let mut values = parts.headers.get_all(header::CACHE_CONTROL).iter();
+        Ok(Self(values.any(|value| {
+            value.to_str().is_ok_and(|value| {
+                value.split(',').any(|directive| says(directive.trim_ascii().to_ascii_lowercase().as_str()))
+            })
+        })))
     }
 }
 

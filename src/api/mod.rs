@@ -32,7 +32,7 @@ use self::guard::{Guard, guard};
 use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
-use crate::session::Sessions;
+use crate::session::{Answers, Sessions};
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +41,7 @@ pub struct App(Arc<Shared>);
 /// The inside of [`App`].
 pub struct Shared {
     sessions: Sessions,
+    answers: Answers<wire::Shown>,
     keys: ArcSwap<Keys>,
     signer: Signer,
     set_cookie: SetCookie,
@@ -71,6 +72,7 @@ impl App {
             in_flight: Semaphore::new(server.max_in_flight),
             readiness: ops::Readiness::default(),
             keys: ArcSwap::from_pointee(config.keys.clone()),
+            answers: Answers::new(sessions.clone(), config.cache),
             sessions,
         }))
     }

@@ -2,7 +2,7 @@
 //! [`Named`] decides; [`by_id`](super::openapi::by_id) turns the contract of the first form into that of the second.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -10,9 +10,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{Error, Problem, Result};
-use super::extract::{IfMatch, Json, Named, Object, OptionalJson, Patch, Query, user_id};
-use super::wire::{Body, Client, Cookie};
-use crate::session::{Change, Regenerate, Touch};
+use super::extract::{IfMatch, Json, Named, NoCache, Object, OptionalJson, Patch, Query, user_id};
+use super::wire::{Body, Client, Cookie, Shown};
+use crate::session::{Answer, Change, Regenerate, Session, Touch};
+
+/// RFC 9211.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// How a resolve touches.
 #[derive(Deserialize, IntoParams)]
@@ -69,22 +72,55 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Opti
 ///
 /// Answers with the user and the data behind the browser's cookie, and touches the session when that is due.
 #[utoipa::path(
-    get, path = "/v1/session", tag = "session", params(Resolve), security(("cookie" = [])),
+    get, path = "/v1/session", tag = "session", security(("cookie" = [])),
+    params(Resolve, ("Cache-Control" = Option<String>, Header, nullable = false, description = "`no-cache`: ask the store, also where there is a near-cache (--cache)")),
     responses(
-        (status = 200, description = "It is live", body = Body, headers(("ETag" = String, description = "Names user and data"))),
+        (status = 200, description = "It is live", body = Body, headers(
+            ("ETag" = String, description = "Names user and data"),
+            ("Cache-Status" = String, description = "With --cache: whether the near-cache had it (RFC 9211)"),
+            ("Age" = i64, description = "With --cache, where it had: seconds since the store was asked"),
+        )),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn resolve(State(app): State<App>, Query(query): Query<Resolve>, named: Named) -> Result<Response> {
+pub(super) async fn resolve(
+    State(app): State<App>,
+    Query(query): Query<Resolve>,
+    named: Named,
+    NoCache(no_cache): NoCache,
+) -> Result<Response> {
     let touch = match query.touch {
         None if named.by_id => Touch::Never,
         None => Touch::WhenDue,
         Some(TouchMode::Never) => Touch::Never,
         Some(TouchMode::Force) => Touch::Force,
     };
-    let session = app.sessions.resolve(&named.id, touch).await?.ok_or_else(|| named.none())?;
-    app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))
+    // Who looks a session up by its id wants the store's word.
+    let exact = no_cache || named.by_id;
+    let make = |session: &Session| {
+        let shown = Shown::new(session, None);
+        let bytes = shown.bytes();
+        (shown, bytes)
+    };
+    let answer = app.answers.resolve(&named.id, touch, exact, make).await?.ok_or_else(|| named.none())?;
+    let (mut response, age, status) = match answer {
+        Answer::Kept(shown, age) => (shown.into_response(), Some(age), "sessiond; hit"),
+        Answer::Asked(shown) if exact => (shown.into_response(), None, "sessiond; fwd=request"),
+        Answer::Asked(shown) => (shown.into_response(), None, "sessiond; fwd=miss"),
+        Answer::Extended(session) => {
+            let response = app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))?;
+            (response, None, if touch == Touch::Force { "sessiond; fwd=request" } else { "sessiond; fwd=stale" })
+        }
+    };
+    if app.answers.are_kept() {
+        let headers = response.headers_mut();
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
+        if let Some(age) = age {
+            headers.insert(header::AGE, HeaderValue::from(age / 1000));
+        }
+    }
+    Ok(response)
 }
 
 /// Revoke the session

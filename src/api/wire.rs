@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -82,6 +83,37 @@ pub(super) fn size(session: &Session) -> usize {
     session.data.as_str().len() + 512
 }
 
+/// An answer that shows a session, ready to be sent, and sent again.
+#[derive(Clone)]
+pub(super) struct Shown {
+    body: Bytes,
+    etag: HeaderValue,
+}
+
+impl Shown {
+    pub(super) fn new(session: &Session, set_cookie: Option<&str>) -> Self {
+        let body = json(&Body::new(session, set_cookie), size(session)).into();
+        // Base64 in quotes is a header's value.
+        let etag = HeaderValue::from_maybe_shared(Bytes::from(session.etag()));
+        Self { body, etag: etag.unwrap_or(HeaderValue::from_static("")) }
+    }
+
+    /// How many bytes this takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len() + self.etag.len()
+    }
+}
+
+impl IntoResponse for Shown {
+    fn into_response(self) -> Response {
+        let mut response = self.body.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        headers.insert(header::ETAG, self.etag);
+        response
+    }
+}
+
 /// Where a session is issued to; shown in a user's list of sessions
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -134,13 +166,10 @@ impl App {
     /// The answer that shows `session`.
     pub(super) fn answer(&self, status: StatusCode, session: &Session, cookie: Cookie) -> Result {
         let set_cookie = self.set_cookie(session, cookie);
-        let body = Body::new(session, set_cookie.as_deref());
-        let mut response = (status, json(&body, size(session))).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, JSON);
-        headers.insert(header::ETAG, HeaderValue::from_str(&session.etag()).map_err(|_| Error::internal())?);
+        let mut response = Shown::new(session, set_cookie.as_deref()).into_response();
+        *response.status_mut() = status;
         if let Some(set_cookie) = set_cookie {
-            headers.insert(header::SET_COOKIE, sensitive(&set_cookie)?);
+            response.headers_mut().insert(header::SET_COOKIE, sensitive(&set_cookie)?);
         }
         Ok(response)
     }

@@ -1,12 +1,14 @@
 //! Where the sessions are.
 
 use std::fmt;
+use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
 
 use super::{bounds, duration};
 use crate::clock::Ms;
-use crate::store::{Keyspace, StoreUrl};
+use crate::store::{Keyspace, Limits, StoreUrl};
 
 /// Where the sessions are.
 #[derive(Clone, Args)]
@@ -32,6 +34,14 @@ pub struct Storage {
     /// saves its session, revives it
     #[arg(long, env = "SESSIOND_TOMBSTONE", default_value = "10m", value_parser = duration::parse, value_name = "DURATION")]
     tombstone: Ms,
+    /// Memory for a near-cache of resolves, as in 64MiB: a session that was resolved here lately is answered without asking
+    /// the store, and what happens to it elsewhere is heeded within --max-staleness. 0: none
+    #[arg(long, env = "SESSIOND_CACHE", default_value = "0", value_name = "SIZE")]
+    cache: ByteSize,
+    /// With --cache: how late another process's revoke may be heeded at the most, whatever becomes of the store; most are
+    /// within a few ms
+    #[arg(long, env = "SESSIOND_MAX_STALENESS", default_value = "500ms", value_parser = duration::parse, value_name = "DURATION")]
+    max_staleness: Ms,
 }
 
 impl Storage {
@@ -48,6 +58,20 @@ impl Storage {
         }
         bounds("--tombstone", self.tombstone, 1000, 7 * 24 * 60 * 60 * 1000)?;
         Ok((store, Keyspace { prefix, tombstone: self.express_writes.then_some(self.tombstone) }))
+    }
+
+    /// What the near-cache may keep, if there is to be one.
+    ///
+    /// # Errors
+    /// Says which flag is wrong and what would do.
+    pub(super) fn cache(&self) -> Result<Option<Limits>, String> {
+        bounds("--max-staleness", self.max_staleness, 100, 60_000)?;
+        let bytes = self.cache.as_u64();
+        if (1..1024 * 1024).contains(&bytes) {
+            return Err("--cache takes 1MiB or more, or 0 for none".into());
+        }
+        let max_staleness = Duration::from_millis(self.max_staleness.unsigned_abs());
+        Ok((bytes > 0).then_some(Limits { bytes, max_staleness }))
     }
 }
 

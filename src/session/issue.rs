@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::record::Ours;
-use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, policy, span};
+use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, span};
 use crate::clock::Ms;
 use crate::store::{Entry, Insertion, Store};
 
@@ -96,11 +96,9 @@ impl Sessions {
 
     /// A new session, under a random id, as it is to be stored.
     pub(super) fn unstored(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Unstored {
-        let (idle_timeout, lifetime_ends_at) = (ours.idle_timeout_ms, Some(ours.lifetime_ends_at));
-        let expires_at = policy::expiry(idle_timeout, lifetime_ends_at, now);
-        let record = Record::new(&self.inner.attributes, persistent, ours, data, expires_at);
+        let standing = self.policy().touched(ours.idle_timeout_ms, Some(ours.lifetime_ends_at), now);
+        let record = Record::new(&self.inner.attributes, persistent, ours, data, standing.expires_at);
         let user_id = self.user_of(&record);
-        let standing = Standing { idle_timeout, touched_at: now, expires_at, lifetime_ends_at, touch_due: false };
         Unstored { id: Id::random(), record, user_id, standing }
     }
 

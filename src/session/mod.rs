@@ -3,6 +3,7 @@
 //! Knows no HTTP, no Redis and no SQL. `now` is read once per verb, here, and handed down.
 
 mod adopt;
+mod answers;
 mod by_user;
 mod change;
 mod data;
@@ -21,6 +22,7 @@ mod update;
 mod user;
 
 pub use adopt::{Adopted, Unreadable};
+pub use answers::{Answer, Answers};
 pub use by_user::Listing;
 pub use change::{Change, MAX_OPERATIONS};
 pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};

@@ -73,13 +73,21 @@ pub struct Standing {
     pub expires_at: Ms,
     /// When it ends whatever happens. None: Express made it, and knows no lifetime.
     pub lifetime_ends_at: Option<Ms>,
+    /// From when on a resolve should write a touch.
+    pub touch_due_at: Ms,
+}
+
+impl Standing {
     /// Whether a resolve should write a touch.
-    pub touch_due: bool,
+    #[must_use]
+    pub fn touch_due(&self, now: Ms) -> bool {
+        now >= self.touch_due_at
+    }
 }
 
 /// When a session expires that is touched at `now`: after its idle timeout, never after its lifetime.
 #[must_use]
-pub(super) fn expiry(idle_timeout: Ms, lifetime_ends_at: Option<Ms>, now: Ms) -> Ms {
+fn expiry(idle_timeout: Ms, lifetime_ends_at: Option<Ms>, now: Ms) -> Ms {
     now.saturating_add(idle_timeout).min(lifetime_ends_at.unwrap_or(Ms::MAX))
 }
 
@@ -133,10 +141,26 @@ impl Policy {
             }
             (None, _) => (now, expiry(idle_timeout, lifetime_ends_at, now)),
         };
-        let touch_due =
-            stored_expiry.is_none() || now.saturating_sub(touched_at) >= self.touch_after.min(idle_timeout / 10);
+        let touch_due_at = stored_expiry.map_or(now, |_| self.touch_due_at(idle_timeout, touched_at));
         let live = expires_at > now;
-        live.then_some(Standing { idle_timeout, touched_at, expires_at, lifetime_ends_at, touch_due })
+        live.then_some(Standing { idle_timeout, touched_at, expires_at, lifetime_ends_at, touch_due_at })
+    }
+
+    /// Where a session stands that is touched at `now`.
+    #[must_use]
+    pub(super) fn touched(&self, idle_timeout: Ms, lifetime_ends_at: Option<Ms>, now: Ms) -> Standing {
+        Standing {
+            idle_timeout,
+            touched_at: now,
+            expires_at: expiry(idle_timeout, lifetime_ends_at, now),
+            lifetime_ends_at,
+            touch_due_at: self.touch_due_at(idle_timeout, now),
+        }
+    }
+
+    /// When the touch after the one at `touched_at` is due.
+    fn touch_due_at(&self, idle_timeout: Ms, touched_at: Ms) -> Ms {
+        touched_at.saturating_add(self.touch_after.min(idle_timeout / 10))
     }
 }
 
@@ -208,14 +232,17 @@ mod tests {
         let policy = policy();
         let express = record(Some(600_000), None);
         let standing = policy.standing(&express, Some(1_600_000), 1_050_000).unwrap();
-        assert_eq!((standing.touched_at, standing.expires_at, standing.touch_due), (1_000_000, 1_600_000, false));
+        assert_eq!(
+            (standing.touched_at, standing.expires_at, standing.touch_due(1_050_000)),
+            (1_000_000, 1_600_000, false)
+        );
         let ours = record(Some(600_000), Some((1_000_000, MAX_SPAN, 600_000)));
         let noted = policy.standing(&ours, Some(1_600_003), 1_050_000).unwrap();
         assert_eq!((noted.touched_at, noted.expires_at), (1_000_000, 1_600_000), "the record is more exact");
         let moved = policy.standing(&ours, Some(1_640_000), 1_050_000).unwrap();
         assert_eq!((moved.touched_at, moved.expires_at), (1_040_000, 1_640_000));
         let no_ttl = policy.standing(&express, None, 1_050_000).unwrap();
-        assert!(no_ttl.touch_due && no_ttl.expires_at == 1_650_000);
+        assert!(no_ttl.touch_due(1_050_000) && no_ttl.expires_at == 1_650_000);
     }
 
     /// An application may write what it likes into `sessiond`.
@@ -242,10 +269,10 @@ mod tests {
                 prop_assert_eq!(standing.is_some(), now < touched + idle && now < lifetime);
                 let Some(standing) = standing else { break };
                 prop_assert_eq!(standing.expires_at, stored);
-                prop_assert_eq!(standing.touch_due, now - touched >= 60_000.min(idle / 10));
+                prop_assert_eq!(standing.touch_due(now), now - touched >= 60_000.min(idle / 10));
                 let moved = expiry(idle, Some(lifetime), now);
                 prop_assert!(moved >= stored && moved <= lifetime && moved > now);
-                if standing.touch_due { touched = now }
+                if standing.touch_due(now) { touched = now }
             }
         }
     }

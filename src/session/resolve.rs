@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 
-use super::{Error, Id, Loaded, Record, Session, Sessions, Standing, policy};
+use super::{Error, Id, Loaded, Record, Session, Sessions};
 use crate::clock::Ms;
 use crate::store::{Entry, Found, Outcome, Store};
 
@@ -31,7 +31,10 @@ impl Sessions {
     /// [`Error::Store`] when the store cannot say; [`Error::Unreadable`]. A touch that was only due and fails is logged,
     /// and is no error.
     pub async fn resolve(&self, id: &Id, touch: Touch) -> Result<Option<Session>, Error> {
-        let now = self.now();
+        self.resolve_at(id, touch, self.now()).await
+    }
+
+    pub(super) async fn resolve_at(&self, id: &Id, touch: Touch, now: Ms) -> Result<Option<Session>, Error> {
         let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
         self.enlist(std::iter::once((id, &loaded)), now).await;
         self.touched(id, loaded, touch, now).await
@@ -69,7 +72,7 @@ impl Sessions {
         let (mut due, mut skipped) = (Vec::new(), 0);
         for (id, judged) in ids.into_iter().zip(judged) {
             answers.push(match judged {
-                Ok(Some(loaded)) if loaded.standing.touch_due => {
+                Ok(Some(loaded)) if loaded.standing.touch_due(now) => {
                     due.push((answers.len(), id, loaded));
                     Ok(None)
                 }
@@ -106,7 +109,7 @@ impl Sessions {
 
     async fn touched(&self, id: &Id, loaded: Loaded, touch: Touch, now: Ms) -> Result<Option<Session>, Error> {
         let touches = &self.metrics().touches;
-        if touch == Touch::Never || touch == Touch::WhenDue && !loaded.standing.touch_due {
+        if touch == Touch::Never || touch == Touch::WhenDue && !loaded.standing.touch_due(now) {
             touches.skipped.inc();
             return Ok(Some(self.session(id.clone(), loaded.record, loaded.standing, false)));
         }
@@ -144,14 +147,14 @@ impl Sessions {
     /// Writes a touch. Another write that comes first has extended the session too, and then nothing is left to do.
     pub(super) async fn extend(&self, id: &Id, loaded: Loaded, now: Ms) -> Result<Option<Session>, Error> {
         let Loaded { bytes, mut record, standing } = loaded;
-        let expires_at = policy::expiry(standing.idle_timeout, standing.lifetime_ends_at, now);
+        let standing = self.policy().touched(standing.idle_timeout, standing.lifetime_ends_at, now);
         // A record that Express made stays as it is, to the byte; only its key's expiry moves.
         if record.ours.is_some() {
-            record.stamp(now, expires_at);
+            record.stamp(now, standing.expires_at);
         }
         let user_id = self.user_of(&record);
         let stamped = if record.ours.is_some() { record.encode() } else { bytes.clone() };
-        let entry = Entry { record: &stamped, user_id: user_id.as_deref(), expires_at };
+        let entry = Entry { record: &stamped, user_id: user_id.as_deref(), expires_at: standing.expires_at };
         let outcome = self.store().touch(id.as_str(), &bytes, entry, now).await;
         let touches = &self.metrics().touches;
         match outcome {
@@ -160,10 +163,7 @@ impl Sessions {
             Err(_) => touches.failed.inc(),
         };
         match outcome? {
-            Outcome::Applied => {
-                let standing = Standing { touched_at: now, expires_at, touch_due: false, ..standing };
-                Ok(Some(self.session(id.clone(), record, standing, true)))
-            }
+            Outcome::Applied => Ok(Some(self.session(id.clone(), record, standing, true))),
             Outcome::Changed => Ok(self
                 .load(id, now)
                 .await?

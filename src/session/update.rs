@@ -1,6 +1,6 @@
 //! Update: changing the data without losing another caller's change.
 
-use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions, Standing, policy};
+use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
 use crate::store::{Entry, Outcome, Store};
 
 impl Sessions {
@@ -32,7 +32,11 @@ impl Sessions {
             };
             let changed = change.apply(map.clone().unwrap_or_default(), policy.max_data_bytes)?;
             if map.is_some_and(|map| map == changed) && !policy.resave {
-                return if loaded.standing.touch_due { self.extend(id, loaded, now).await } else { Ok(Some(before)) };
+                return if loaded.standing.touch_due(now) {
+                    self.extend(id, loaded, now).await
+                } else {
+                    Ok(Some(before))
+                };
             }
             let mut record = loaded.record;
             record.data = Data::new(&changed, "", policy.max_data_bytes)?;
@@ -40,14 +44,12 @@ impl Sessions {
                 let detail = "an update may not change the user: use POST /v1/session/regenerate with user_id, which also gives the session a new id";
                 return Err(Error::invalid("user-is-bound", "", detail));
             }
-            let expires_at = policy::expiry(loaded.standing.idle_timeout, loaded.standing.lifetime_ends_at, now);
+            let standing = policy.touched(loaded.standing.idle_timeout, loaded.standing.lifetime_ends_at, now);
+            let expires_at = standing.expires_at;
             record.stamp(now, expires_at);
             let entry = Entry { record: &record.encode(), user_id: before.user_id.as_deref(), expires_at };
             match self.store().replace(id.as_str(), &loaded.bytes, entry, now).await? {
-                Outcome::Applied => {
-                    let standing = Standing { touched_at: now, expires_at, touch_due: false, ..loaded.standing };
-                    return Ok(Some(self.session(id.clone(), record, standing, true)));
-                }
+                Outcome::Applied => return Ok(Some(self.session(id.clone(), record, standing, true))),
                 Outcome::Missing => return Ok(None),
                 Outcome::Changed => {}
             }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store};
+use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, Watcher};
 use crate::clock::Ms;
 use crate::telemetry::{CallMetrics, Metrics};
 
@@ -123,5 +123,9 @@ impl Store for Metered {
 
     async fn ping(&self) -> Result<()> {
         measured(&self.ping, self.store.ping()).await
+    }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.store.watch(watcher);
     }
 }

@@ -9,15 +9,19 @@
 //! - A write that was answered is seen by every later call, in every process on the same store.
 //! - Each entry may name a user. `list_by_user` finds every entry whose insert was answered before the listing began.
 //!   An insert that races the removal of all that was listed, with what is pending, is in the next listing or is refused.
+//! - Who watches is told of each change before it is answered, also when it is answered with `Err`; and of each that comes
+//!   from elsewhere, soon ([`Watcher`]).
 //! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
 //! - Every call ends within the store's deadline.
 
+mod cache;
 mod metered;
 mod redis;
 mod sqlite;
 mod survey;
 mod url;
 
+pub use self::cache::{Cache, Limits, Ticket, Watcher};
 pub use self::metered::Metered;
 pub use self::redis::Redis;
 pub use self::sqlite::Sqlite;
@@ -186,6 +190,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it could serve a call now.
     async fn ping(&self) -> Result<()>;
+
+    /// From now on tells `watcher` of each change, until the store is dropped. One at the most: a second is told nothing.
+    fn watch(&self, watcher: Arc<dyn Watcher>);
 }
 
 /// Opens the store that `url` names; `keyspace` is for a Redis.

@@ -21,16 +21,22 @@ mod index;
 mod link;
 mod scripts;
 mod survey;
+mod tracker;
+
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use futures_util::future::{join, try_join_all};
 use redis::{Cmd, FromRedisValue, Pipeline, Script};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::index::confirm;
 use self::link::Link;
 use super::url::RedisTarget;
-use super::{Enlisted, Entry, Error, Found, Insertion, Keyspace, Listed, Outcome, Result, Store, deadline, within};
+use super::{
+    Enlisted, Entry, Error, Found, Insertion, Keyspace, Listed, Outcome, Result, Store, Watcher, deadline, within,
+};
 use crate::clock::Ms;
 
 /// The Redis store.
@@ -40,6 +46,12 @@ pub struct Redis {
     index_prefix: String,
     /// How long the mark of a removed entry stays, in ms. None: nobody else writes here.
     tombstone: Option<Ms>,
+    watched: OnceLock<Watched>,
+}
+
+struct Watched {
+    watcher: Arc<dyn Watcher>,
+    _tracker: AbortOnDropHandle<()>,
 }
 
 impl Redis {
@@ -51,7 +63,7 @@ impl Redis {
         let link = Link::open(target).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
         let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
-        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone })
+        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone, watched: OnceLock::new() })
     }
 
     fn key(&self, id: &str) -> String {
@@ -100,7 +112,16 @@ impl Redis {
         }
     }
 
+    /// Tells who watches of a write when it is dropped: when the write was made, or may have been. Redis tells of it
+    /// too, later.
+    fn changing<'a>(&'a self, ids: &'a [&str]) -> impl Drop + 'a {
+        let watcher = self.watched.get().map(|watched| watched.watcher.as_ref());
+        Changing { watcher, ids }
+    }
+
     async fn put(&self, script: &Script, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
+        let ids = [id];
+        let _changing = self.changing(&ids);
         let deadline = deadline();
         let (keys, ttl) = (self.keys(id), ttl(entry.expires_at, now).to_string());
         let args = [expected, entry.record, ttl.as_bytes()];
@@ -183,6 +204,7 @@ impl Store for Redis {
         if ids.is_empty() {
             return Ok(0);
         }
+        let _changing = self.changing(ids);
         let deadline = deadline();
         let removed = match self.tombstone {
             None => {
@@ -206,6 +228,8 @@ impl Store for Redis {
     }
 
     async fn remove_if(&self, id: &str, expected: &[u8], user_id: Option<&str>, _now: Ms) -> Result<Outcome> {
+        let ids = [id];
+        let _changing = self.changing(&ids);
         let deadline = deadline();
         let stays = self.tombstone.unwrap_or_default().to_string();
         let outcome = self.invoke(&scripts::REMOVE, &self.keys(id), &[expected, stays.as_bytes()], deadline).await?;
@@ -224,6 +248,8 @@ impl Store for Redis {
         entry: Entry<'_>,
         now: Ms,
     ) -> Result<Outcome> {
+        let ids = [id];
+        let _changing = self.changing(&ids);
         let deadline = deadline();
         let (key, index) = (self.key(new_id), entry.user_id.map(|user_id| self.index(user_id)));
         let mut pipeline = redis::pipe();
@@ -293,6 +319,18 @@ impl Store for Redis {
     async fn ping(&self) -> Result<()> {
         self.run(redis::pipe().cmd("PING").ignore(), deadline()).await
     }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.watched.get_or_init(|| Watched {
+            _tracker: AbortOnDropHandle::new(tokio::spawn(tracker::track(
+                self.link.client().clone(),
+                self.key_prefix.clone(),
+                self.link.changes(),
+                Arc::clone(&watcher),
+            ))),
+            watcher,
+        });
+    }
 }
 
 impl Redis {
@@ -359,6 +397,19 @@ impl Redis {
             tracing::debug!(%error, "revived sessions were not removed");
         }
         Ok(entries)
+    }
+}
+
+struct Changing<'a> {
+    watcher: Option<&'a dyn Watcher>,
+    ids: &'a [&'a str],
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher {
+            self.ids.iter().for_each(|id| watcher.changed(id));
+        }
     }
 }
 

@@ -9,17 +9,18 @@ mod survey;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
 
-use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, deadline, within};
+use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, Watcher, deadline, within};
 use crate::clock::Ms;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
@@ -34,11 +35,14 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 /// How long to wait for another process's write; within the deadline of a call.
 const BUSY: Duration = Duration::from_millis(400);
+/// How often to look whether another process has written.
+const HEARTBEAT: Duration = Duration::from_millis(20);
 
 /// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
 pub struct Sqlite {
     reads: Sender<ReadJob>,
     writes: Sender<WriteJob>,
+    watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -72,8 +76,10 @@ impl Sqlite {
             let (reader, jobs) = (connect(path).map_err(|error| named(&error))?, read_jobs.clone());
             threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?);
         }
-        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs))?);
-        Ok(Self { reads, writes, threads })
+        let watcher = Arc::default();
+        let watched = Watched { watcher: Arc::clone(&watcher), version: None, beaten: Instant::now() };
+        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched))?);
+        Ok(Self { reads, writes, watcher, threads })
     }
 
     async fn read<T: Send + 'static>(
@@ -93,18 +99,27 @@ impl Sqlite {
         .await
     }
 
+    /// Makes a change to the entries called `ids`.
     async fn write<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        ids: &[&str],
+        change: impl FnOnce(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel::<Result<T>>();
+        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
+        let watcher = Arc::clone(&self.watcher);
         let job: WriteJob = Box::new(move |transaction| {
             // Nobody waits any more: the caller was told that it did not work out.
             if answer.is_closed() {
                 return Box::new(|_| ());
             }
-            let outcome = transaction.and_then(|connection| change(connection).map_err(Error::from));
-            Box::new(move |committed| drop(answer.send(committed.and(outcome))))
+            let outcome = transaction.and_then(|connection| change(connection, &ids).map_err(Error::from));
+            Box::new(move |committed| {
+                if let Some(watcher) = watcher.get() {
+                    ids.iter().for_each(|id| watcher.changed(id));
+                }
+                drop(answer.send(committed.and(outcome)));
+            })
         });
         within(deadline(), async {
             self.writes.try_send(job).map_err(refused)?;
@@ -114,12 +129,12 @@ impl Sqlite {
     }
 
     async fn put(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
-        let (id, expected, record) = (id.to_owned(), expected.to_owned(), entry.record.to_owned());
+        let (expected, record) = (expected.to_owned(), entry.record.to_owned());
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(move |db| {
+        self.write(&[id], move |db, ids| {
             let sql = "update sessions set record = ?, user_id = ?, expires_at = ? where id = ? and record = ? and expires_at > ?";
-            let applied = execute(db, sql, params![record, user_id, expires_at, id, expected, now])? == 1;
-            outcome(db, applied, &id, now)
+            let applied = execute(db, sql, params![record, user_id, expires_at, ids[0], expected, now])? == 1;
+            outcome(db, applied, &ids[0], now)
         })
         .await
     }
@@ -128,14 +143,14 @@ impl Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion> {
-        let (id, record) = (id.to_owned(), entry.record.to_owned());
+        let record = entry.record.to_owned();
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(move |db| {
+        self.write(&[id], move |db, ids| {
             // An expired row that was not purged yet is no entry, and gives way.
             let sql = "insert into sessions (id, record, user_id, expires_at) values (?1, ?2, ?3, ?4)
                        on conflict (id) do update set record = ?2, user_id = ?3, expires_at = ?4
                        where sessions.expires_at <= ?5";
-            let inserted = execute(db, sql, params![id, record, user_id, expires_at, now])? == 1;
+            let inserted = execute(db, sql, params![ids[0], record, user_id, expires_at, now])? == 1;
             Ok(if inserted { Insertion::Done } else { Insertion::Refused })
         })
         .await
@@ -174,8 +189,7 @@ impl Store for Sqlite {
     }
 
     async fn remove(&self, ids: &[&str], _user_id: Option<&str>, now: Ms) -> Result<usize> {
-        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
-        self.write(move |db| {
+        self.write(ids, move |db, ids| {
             let mut delete = db.prepare_cached("delete from sessions where id = ? and expires_at > ?")?;
             ids.iter().map(|id| delete.execute(params![id, now])).sum()
         })
@@ -183,11 +197,11 @@ impl Store for Sqlite {
     }
 
     async fn remove_if(&self, id: &str, expected: &[u8], _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
-        let (id, expected) = (id.to_owned(), expected.to_owned());
-        self.write(move |db| {
+        let expected = expected.to_owned();
+        self.write(&[id], move |db, ids| {
             let sql = "delete from sessions where id = ? and record = ? and expires_at > ?";
-            let applied = execute(db, sql, params![id, expected, now])? == 1;
-            outcome(db, applied, &id, now)
+            let applied = execute(db, sql, params![ids[0], expected, now])? == 1;
+            outcome(db, applied, &ids[0], now)
         })
         .await
     }
@@ -201,14 +215,14 @@ impl Store for Sqlite {
         entry: Entry<'_>,
         now: Ms,
     ) -> Result<Outcome> {
-        let (id, expected, new_id) = (id.to_owned(), expected.to_owned(), new_id.to_owned());
+        let (expected, new_id) = (expected.to_owned(), new_id.to_owned());
         let (record, user_id, expires_at) =
             (entry.record.to_owned(), entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(move |db| {
+        self.write(&[id], move |db, ids| {
             let sql = "update sessions set id = ?, record = ?, user_id = ?, expires_at = ?
                        where id = ? and record = ? and expires_at > ?";
-            let applied = execute(db, sql, params![new_id, record, user_id, expires_at, id, expected, now])? == 1;
-            outcome(db, applied, &id, now)
+            let applied = execute(db, sql, params![new_id, record, user_id, expires_at, ids[0], expected, now])? == 1;
+            outcome(db, applied, &ids[0], now)
         })
         .await
     }
@@ -245,7 +259,8 @@ impl Store for Sqlite {
 
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.write(move |db| {
+        // Nothing is told of: what has expired is as missing as before.
+        self.write(&[], move |db, _| {
             let sql = "delete from sessions where id in (select id from sessions where expires_at <= ? limit ?)";
             execute(db, sql, params![now, limit])
         })
@@ -255,19 +270,68 @@ impl Store for Sqlite {
     /// An empty transaction: whoever cannot write is not ready.
     async fn ping(&self) -> Result<()> {
         self.read(|db| db.query_row("select 1", [], |_| Ok(()))).await?;
-        self.write(|_| Ok(())).await
+        self.write(&[], |_, _| Ok(())).await
+    }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>) {
+        if self.watcher.set(watcher).is_ok() {
+            // Wakes the writer thread, which has waited for writes only. When it has some, it is awake.
+            let _ = self.writes.try_send(Box::new(|_| Box::new(|_| ())));
+        }
     }
 }
 
 /// The writer thread: one transaction for all the writes that wait.
-fn write(connection: &Connection, jobs: &Receiver<WriteJob>) {
-    while let Ok(first) = jobs.recv() {
+fn write(connection: &Connection, jobs: &Receiver<WriteJob>, mut watched: Watched) {
+    loop {
+        let first = match watched.watcher.get() {
+            Some(_) => jobs.recv_timeout(HEARTBEAT),
+            None => jobs.recv().map_err(RecvTimeoutError::from),
+        };
+        let first = match first {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                watched.beat(connection);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP - 1));
         let begun = connection.execute_batch("begin immediate").map_err(Error::from);
         let answers: Vec<Answer> = group.map(|job| job(begun.clone().map(|()| connection))).collect();
         let committed = begun.and_then(|()| commit(connection));
         for answer in answers {
             answer(committed.clone());
+        }
+        watched.beat(connection);
+    }
+}
+
+/// What the writer thread knows of other processes' writes: only its own connection can tell them from its own.
+struct Watched {
+    watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
+    version: Option<i64>,
+    beaten: Instant,
+}
+
+impl Watched {
+    /// Now and then proves to who watches that everything is told, or has them doubt it.
+    fn beat(&mut self, connection: &Connection) {
+        let at = Instant::now();
+        let Some(watcher) = self.watcher.get() else { return };
+        if at.duration_since(self.beaten) < HEARTBEAT {
+            return;
+        }
+        self.beaten = at;
+        // Another number when another connection has committed, and only then.
+        let query = connection.prepare_cached("pragma data_version");
+        let version = query.and_then(|mut query| query.query_row([], |row| row.get(0))).ok();
+        if version.is_none() || version != self.version {
+            watcher.doubt();
+        }
+        self.version = version;
+        if version.is_some() {
+            watcher.current(at);
         }
     }
 }

@@ -33,6 +33,7 @@ pub struct Metrics {
     pub(crate) expired: Counter,
     pub(crate) cookies: Cookies,
     pub(crate) touches: Touches,
+    pub(crate) lookups: Lookups,
 }
 
 /// Sessions revoked, by what it was that revoked them.
@@ -60,6 +61,16 @@ pub(crate) struct Touches {
     pub(crate) written: Counter,
     pub(crate) skipped: Counter,
     pub(crate) failed: Counter,
+}
+
+/// Resolves by cookie where there is a near-cache, by what it had.
+pub(crate) struct Lookups {
+    /// The answer.
+    pub(crate) hit: Counter,
+    /// Nothing that could be given out.
+    pub(crate) missed: Counter,
+    /// It was not asked: the caller wanted the store's word, or a touch.
+    pub(crate) bypassed: Counter,
 }
 
 /// The handles of one route.
@@ -97,6 +108,7 @@ impl Metrics {
         let revoked = counters("sessions_revoked", "Sessions revoked, by what it was that revoked them");
         let cookies = counters("cookies", "Session cookies received, by their signature");
         let touches = counters("touches", "Resolves of live sessions, by what they did to the expiry");
+        let lookups = counters("cache_lookups", "Resolves where there is a near-cache, by what it had");
         let mut counter = |name: &str, help: &str| register(&mut registry, name, help, Counter::default());
         let issued = counter("sessions_issued", "Sessions issued");
         let regenerated = counter("sessions_regenerated", "Sessions given a new id");
@@ -132,6 +144,11 @@ impl Metrics {
                 written: one_of(&touches, "outcome", "written"),
                 skipped: one_of(&touches, "outcome", "skipped"),
                 failed: one_of(&touches, "outcome", "failed"),
+            },
+            lookups: Lookups {
+                hit: one_of(&lookups, "outcome", "hit"),
+                missed: one_of(&lookups, "outcome", "missed"),
+                bypassed: one_of(&lookups, "outcome", "bypassed"),
             },
             registry,
             requests,

@@ -40,6 +40,7 @@ const AWAY: [&str; 13] = [
 ];
 
 pub(super) struct Link {
+    client: Client,
     connection: watch::Receiver<Option<MultiplexedConnection>>,
     suspicion: Arc<Notify>,
 }
@@ -53,8 +54,8 @@ impl Link {
         let (keeper, connection) = watch::channel(None);
         let suspicion = Arc::new(Notify::new());
         let first = connect(&client).await;
-        tokio::spawn(keep(client, first, keeper, Arc::clone(&suspicion)));
-        let mut link = Self { connection, suspicion };
+        tokio::spawn(keep(client.clone(), first, keeper, Arc::clone(&suspicion)));
+        let mut link = Self { client, connection, suspicion };
         let _ = link.connection.changed().await;
         Ok(link)
     }
@@ -62,6 +63,16 @@ impl Link {
     /// The connection, if there is one.
     pub(super) fn connection(&self) -> Result<MultiplexedConnection> {
         self.connection.borrow().clone().ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
+    }
+
+    /// What makes further connections to the same Redis.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Changes whenever the connection is lost, and made anew.
+    pub(super) fn changes(&self) -> watch::Receiver<Option<MultiplexedConnection>> {
+        self.connection.clone()
     }
 
     /// What an error of the crate means to a caller.

@@ -1,0 +1,130 @@
+//! Resolves that are answered with what an earlier one was answered: the rules of sessions for the near-cache.
+//!
+//! An answer is given again while the session is live and, by the rule of touches, as long as none is due. When one is, a
+//! single caller writes it; the others are given the answer meanwhile, which to them is as if that one came first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::{Error, Id, Session, Sessions, Touch};
+use crate::clock::Ms;
+use crate::store::{Cache, Limits, Store};
+
+/// How long a caller who writes a touch is given for it, before the next one does, in ms.
+const LEASE: Ms = 1000;
+
+/// Resolves over `sessions`, with what was made of them kept as `V`.
+pub struct Answers<V> {
+    sessions: Sessions,
+    cache: Option<Arc<Cache<Arc<Kept<V>>>>>,
+}
+
+/// What was made of a live session.
+struct Kept<V> {
+    value: V,
+    asked_at: Ms,
+    expires_at: Ms,
+    touch_due_at: Ms,
+    /// Until when somebody is writing the touch that is due.
+    touching_until: AtomicI64,
+}
+
+/// A live session, resolved.
+pub enum Answer<V> {
+    /// As it was known so many ms ago, and is known to be still.
+    Kept(V, Ms),
+    /// As the store has it.
+    Asked(V),
+    /// As it is now that this call has moved its expiry in the store.
+    Extended(Session),
+}
+
+impl<V> Kept<V> {
+    /// Whether this is the answer to a resolve now. If not, the caller has a second to write the touch that is due.
+    fn holds(&self, touch: Touch, now: Ms) -> bool {
+        if now >= self.expires_at {
+            return false;
+        }
+        if touch == Touch::Never || now < self.touch_due_at {
+            return true;
+        }
+        let until = self.touching_until.load(Ordering::Relaxed);
+        let claim = |until| {
+            self.touching_until.compare_exchange(until, now + LEASE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        now < until || !claim(until)
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Answers<V> {
+    /// With a near-cache where there are `limits` for one.
+    #[must_use]
+    pub fn new(sessions: Sessions, limits: Option<Limits>) -> Self {
+        let cache = limits.map(|limits| Arc::new(Cache::new(limits)));
+        if let Some(cache) = &cache {
+            sessions.store().watch(Arc::clone(cache) as _);
+        }
+        Self { sessions, cache }
+    }
+
+    /// Whether answers are kept.
+    #[must_use]
+    pub fn are_kept(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// As [`Sessions::resolve`], but for callers to whom an answer will do that another process's revoke has overtaken
+    /// within max-staleness; `exact` is for those to whom it will not. `make` makes an answer, and tells its size in
+    /// bytes.
+    ///
+    /// # Errors
+    /// As [`Sessions::resolve`].
+    pub async fn resolve(
+        &self,
+        id: &Id,
+        touch: Touch,
+        exact: bool,
+        make: impl Fn(&Session) -> (V, usize),
+    ) -> Result<Option<Answer<V>>, Error> {
+        let now = self.sessions.now();
+        let lookups = &self.sessions.metrics().lookups;
+        let mut ticket = None;
+        if let Some(cache) = &self.cache {
+            let kept = || cache.get(id.as_str()).filter(|kept| !exact && kept.holds(touch, now));
+            if touch == Touch::Force || exact {
+                lookups.bypassed.inc();
+            } else if let Some(kept) = kept() {
+                return Ok(Some(self.again(&kept, now)));
+            } else {
+                ticket = Some(cache.ask(id.as_str()).await);
+                if let Some(kept) = kept() {
+                    return Ok(Some(self.again(&kept, now)));
+                }
+                lookups.missed.inc();
+            }
+        }
+        let Some(session) = self.sessions.resolve_at(id, touch, now).await? else { return Ok(None) };
+        if session.extended {
+            return Ok(Some(Answer::Extended(session)));
+        }
+        let (value, bytes) = make(&session);
+        if let Some(ticket) = ticket {
+            let kept = Kept {
+                value: value.clone(),
+                asked_at: now,
+                expires_at: session.standing.expires_at,
+                touch_due_at: session.standing.touch_due_at,
+                touching_until: AtomicI64::new(0),
+            };
+            ticket.fill(Arc::new(kept), bytes);
+        }
+        Ok(Some(Answer::Asked(value)))
+    }
+
+    fn again(&self, kept: &Kept<V>, now: Ms) -> Answer<V> {
+        let metrics = self.sessions.metrics();
+        metrics.lookups.hit.inc();
+        metrics.touches.skipped.inc();
+        Answer::Kept(kept.value.clone(), now - kept.asked_at)
+    }
+}

@@ -1,0 +1,110 @@
+//! Tells a [`Watcher`] what anybody does to our keys: a connection of its own, over which Redis pushes the name of every
+//! key that is written (`CLIENT TRACKING ON BCAST`), in the order of the writes, and in order with its replies.
+//!
+//! So a PONG proves that every change which Redis made before it got the PING has been told. Between two connections
+//! changes are missed: then the watcher is told to doubt everything, once when a connection ends, and once when the
+//! next one tracks, for what was read in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::store::{DEADLINE, Watcher};
+
+/// How long to wait after a connection that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a watcher is told that everything was told, as a part of its staleness.
+const BEATS: u32 = 5;
+
+/// Tracks until it is dropped. Begins anew whenever `link`, the connection over which we ask, is another one: then both
+/// are on the same Redis.
+pub(super) async fn track<T>(
+    client: Client,
+    prefix: String,
+    mut link: watch::Receiver<Option<T>>,
+    watcher: Arc<dyn Watcher>,
+) {
+    let info = client.get_connection_info().clone();
+    // RESP3 is the protocol that has pushes.
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let Ok(client) = Client::open(info.set_redis_settings(settings)) else { return };
+    let heartbeat = watcher.max_staleness() / BEATS;
+    loop {
+        link.mark_unchanged();
+        let end = async {
+            let mut connection = connect(&client, &prefix, &watcher).await?;
+            watcher.doubt();
+            tracing::debug!("the near-cache follows Redis");
+            loop {
+                let at = Instant::now();
+                beat(&mut connection).await?;
+                watcher.current(at);
+                sleep(heartbeat).await;
+            }
+        };
+        let why: RedisError = tokio::select! {
+            end = end => match end { Err(error) => error, Ok(never) => never },
+            _ = link.changed() => (redis::ErrorKind::Io, "the connection for calls is another one").into(),
+        };
+        watcher.doubt();
+        tracing::debug!(%why, "the near-cache does not follow Redis");
+        sleep(PAUSE).await;
+    }
+}
+
+async fn beat(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    timeout(DEADLINE, redis::cmd("PING").exec_async(connection)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn connect(
+    client: &Client,
+    prefix: &str,
+    watcher: &Arc<dyn Watcher>,
+) -> Result<MultiplexedConnection, RedisError> {
+    let (told, strip) = (Arc::clone(watcher), prefix.to_owned());
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(DEADLINE))
+        .set_response_timeout(None)
+        // Called for each push as it is read, before any reply behind it is handed out.
+        .set_push_sender(move |push: PushInfo| {
+            tell(&push, &strip, told.as_ref());
+            Ok::<_, redis::aio::SendError>(())
+        });
+    let attempt = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut tracking = redis::cmd("CLIENT");
+        tracking.arg(&["TRACKING", "ON", "BCAST", "PREFIX", prefix]).exec_async(&mut connection).await?;
+        Ok(connection)
+    };
+    timeout(DEADLINE, attempt).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Anything that is not a list of our keys is a reason to doubt: a flush (null), the connection's end, what a later Redis
+/// may say.
+fn tell(push: &PushInfo, prefix: &str, watcher: &dyn Watcher) {
+    let keys = match (&push.kind, push.data.as_slice()) {
+        (PushKind::Invalidate, [Value::Array(keys)]) => keys,
+        _ => return watcher.doubt(),
+    };
+    for key in keys {
+        let name = match key {
+            Value::BulkString(name) => std::str::from_utf8(name).ok(),
+            Value::SimpleString(name) => Some(name.as_str()),
+            _ => None,
+        };
+        match name {
+            // A name that is not Unicode is none of ours: nothing is kept of it.
+            Some(name) => name.strip_prefix(prefix).into_iter().for_each(|id| watcher.changed(id)),
+            None if matches!(key, Value::BulkString(_)) => {}
+            None => watcher.doubt(),
+        }
+    }
+}
+
+fn late() -> RedisError {
+    (redis::ErrorKind::Io, "no answer in time").into()
+}
