@@ -4,10 +4,12 @@
 mod conformance;
 mod express;
 mod model;
+mod near;
 mod races;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
 mod survey;
+mod watch;
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use sessiond::cookie::{Attributes, SameSite};
 use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions, Survey};
 use sessiond::store::{self, Keyspace, Store};
 
+use near::Near;
 use redis_server::RedisServer;
 
 /// How long a tombstone stays here, in ms.
@@ -43,6 +46,12 @@ impl Fixture {
 
     async fn redis_beside_express() -> Self {
         Self::on_redis(Keyspace { tombstone: Some(TOMBSTONE), ..Keyspace::default() }).await
+    }
+
+    /// Behind a near-cache: one opening, for only in one process it is exact.
+    async fn behind_a_cache(self) -> Self {
+        let near: Arc<dyn Store> = Arc::new(Near::new(Arc::clone(&self.stores[0])).await);
+        Self { stores: [Arc::clone(&near), near], ..self }
     }
 
     async fn on_redis(keyspace: Keyspace) -> Self {
@@ -114,31 +123,41 @@ fn policy() -> Policy {
     }
 }
 
-/// Runs each case on each store.
-macro_rules! on_every_store {
-    ($($module:ident :: $case:ident),* $(,)?) => {
-        mod sqlite {
+/// Runs each case on each store: a module a store, and the fixture that it makes.
+macro_rules! run {
+    ($($store:ident: $fixture:expr;)+ => $cases:tt) => {
+        $(run!(@ $store $fixture => $cases);)+
+    };
+    (@ $store:ident $fixture:expr => [$($module:ident :: $case:ident),* $(,)?]) => {
+        mod $store {
+            use super::*;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::$module::$case(&super::Fixture::sqlite().await).await;
-            })*
-        }
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                super::$module::$case(&super::Fixture::redis().await).await;
-            })*
-        }
-        mod redis_beside_express {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                super::$module::$case(&super::Fixture::redis_beside_express().await).await;
+                $module::$case(&$fixture).await;
             })*
         }
     };
 }
 
-on_every_store!(
+run!(
+    sqlite_watched: Fixture::sqlite().await;
+    redis_watched: Fixture::redis().await;
+    redis_beside_express_watched: Fixture::redis_beside_express().await;
+    => [
+        watch::a_change_is_told_before_it_is_answered,
+        watch::what_another_process_changes_is_told_soon,
+        watch::its_own_changes_are_no_reason_to_doubt,
+    ]
+);
+
+run!(
+    sqlite: Fixture::sqlite().await;
+    redis: Fixture::redis().await;
+    redis_beside_express: Fixture::redis_beside_express().await;
+    sqlite_behind_a_cache: Fixture::sqlite().await.behind_a_cache().await;
+    redis_behind_a_cache: Fixture::redis().await.behind_a_cache().await;
+    redis_beside_express_behind_a_cache: Fixture::redis_beside_express().await.behind_a_cache().await;
+    => [
     conformance::insert_never_overwrites,
     conformance::writes_apply_only_to_what_is_there,
     conformance::writes_apply_only_to_what_was_expected,
@@ -168,4 +187,5 @@ on_every_store!(
     survey::a_session_that_its_users_list_does_not_have_is_found,
     survey::what_others_do_meanwhile_is_no_drift,
     survey::a_session_is_inspected_as_it_is,
+    ]
 );
