@@ -39,20 +39,28 @@ pub enum Answer<V> {
     Extended(Session),
 }
 
+/// What a kept answer is to a resolve now.
+#[derive(PartialEq, Eq)]
+enum Look {
+    /// The answer.
+    Holds,
+    /// Not the answer to this one caller, who is to write the touch that is due.
+    Touch,
+    /// Over.
+    Ended,
+}
+
 impl<V> Kept<V> {
-    /// Whether this is the answer to a resolve now. If not, the caller has a second to write the touch that is due.
-    fn holds(&self, touch: Touch, now: Ms) -> bool {
+    fn look(&self, touch: Touch, now: Ms) -> Look {
         if now >= self.expires_at {
-            return false;
+            return Look::Ended;
         }
         if touch == Touch::Never || now < self.touch_due_at {
-            return true;
+            return Look::Holds;
         }
         let until = self.touching_until.load(Ordering::Relaxed);
-        let claim = |until| {
-            self.touching_until.compare_exchange(until, now + LEASE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        };
-        now < until || !claim(until)
+        let claim = || self.touching_until.compare_exchange(until, now + LEASE, Ordering::Relaxed, Ordering::Relaxed);
+        if now >= until && claim().is_ok() { Look::Touch } else { Look::Holds }
     }
 }
 
@@ -89,18 +97,20 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
         let now = self.sessions.now();
         let lookups = &self.sessions.metrics().lookups;
         let mut ticket = None;
-        if let Some(cache) = &self.cache {
-            let kept = || cache.get(id.as_str()).filter(|kept| !exact && kept.holds(touch, now));
-            if touch == Touch::Force || exact {
-                lookups.bypassed.inc();
-            } else if let Some(kept) = kept() {
-                return Ok(Some(self.again(&kept, now)));
-            } else {
-                ticket = Some(cache.ask(id.as_str()).await);
-                if let Some(kept) = kept() {
-                    return Ok(Some(self.again(&kept, now)));
+        match &self.cache {
+            None => {}
+            Some(_) if exact || touch == Touch::Force => drop(lookups.bypassed.inc()),
+            Some(cache) => {
+                let look = || cache.get(id.as_str()).map(|kept| (kept.look(touch, now), kept));
+                let mut looked = look();
+                if !matches!(looked, Some((Look::Holds | Look::Touch, _))) {
+                    ticket = Some(cache.ask(id.as_str()).await);
+                    looked = look();
                 }
-                lookups.missed.inc();
+                match looked {
+                    Some((Look::Holds, kept)) => return Ok(Some(self.again(&kept, now))),
+                    _ => drop(lookups.missed.inc()),
+                }
             }
         }
         let Some(session) = self.sessions.resolve_at(id, touch, now).await? else { return Ok(None) };

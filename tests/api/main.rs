@@ -4,6 +4,7 @@
 mod app;
 mod batch;
 mod by_id;
+mod cache;
 mod commands;
 mod docs;
 mod issue;

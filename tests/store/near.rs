@@ -1,7 +1,6 @@
 //! A store behind a near-cache, which in one process is as exact as the store itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +14,6 @@ const LIMITS: Limits = Limits { bytes: 16 * 1024 * 1024, max_staleness: Duration
 pub(crate) struct Near {
     store: Arc<dyn Store>,
     cache: Arc<Cache<Found>>,
-    hits: AtomicUsize,
 }
 
 impl Near {
@@ -27,7 +25,7 @@ impl Near {
             tokio::time::sleep(Duration::from_millis(2)).await;
             fill(cache.ask("probe").await, &Found { record: Vec::new(), expires_at: None });
         }
-        Self { store, cache, hits: AtomicUsize::new(0) }
+        Self { store, cache }
     }
 }
 
@@ -35,18 +33,11 @@ fn fill(ticket: Ticket<'_, Found>, found: &Found) {
     ticket.fill(found.clone(), found.record.len());
 }
 
-impl Drop for Near {
-    fn drop(&mut self) {
-        println!("{} hits", self.hits.load(Ordering::Relaxed));
-    }
-}
-
 #[async_trait]
 impl Store for Near {
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
         for _ in 0..2 {
             if let Some(found) = self.cache.get(id).filter(|found| found.expires_at.is_none_or(|at| at > now)) {
-                self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(Some(found));
             }
             let ticket = self.cache.ask(id).await;
