@@ -11,7 +11,6 @@ from .load import COOKIES, Floor, Load, Runs
 from .servers import CACHE, Redis, Sessiond, session
 
 MANY = 1_000_000
-NO_CACHE = "The near-cache is not built: its rows are missing."
 
 
 @dataclass
@@ -94,6 +93,7 @@ def resolve(bench):
     redis = bench.redis()
     named = {
         "sessiond on Redis": bench.sessiond(redis),
+        "sessiond, near-cache": bench.sessiond(redis, *CACHE),
         "sessiond on SQLite": bench.sessiond("bench.db"),
         "express": bench.start(servers.express, redis),
         "express, disableTouch": bench.start(servers.express, redis, disable_touch=True),
@@ -101,9 +101,6 @@ def resolve(bench):
         "tower-sessions": bench.start(servers.tower_sessions, redis, "system"),
         "tower-sessions, mimalloc": bench.start(servers.tower_sessions, redis, "mimalloc"),
     }
-    cached = Sessiond.has_cache()
-    if cached:
-        named["sessiond, near-cache"] = bench.sessiond(redis, *CACHE)
     loads, sizes = [], {}
     for name, server in named.items():
         cookies = load.issue(server, standard())
@@ -131,7 +128,7 @@ def resolve(bench):
         "session from the store, and writes nothing, but for express: by default it also sends an `EXPIRE` with each request. "
         "(So would fastify send a `SET`, were not `rolling` turned off.) tower-sessions does not sign its cookie; it is "
         "measured with the system's allocator, as most would run it, and with sessiond's. The floor is Redis alone: GETs of 500 "
-        "bytes by redis-benchmark; the CPU is Redis's." + ("" if cached else " " + NO_CACHE))
+        "bytes by redis-benchmark; the CPU is Redis's.")
     rows = [speed(runs, name, "hello") for name in runs.by_name]
     bars = [(name, runs.ratio(name, "hello")) for name in runs.by_name if name != "hello"]
     return Section("Resolve, beside the peers", text, [(SPEED, rows)], facts, bars)
@@ -294,13 +291,12 @@ def memory(bench):
         cookie = load.issue(server, standard(1))[0]
         with resting(server, 10_000, load.request(server, "GET", server.resolve, cookie=cookie)):
             rows.append([name, mib(idle), mib(server.rss()), ""])
-    if Sessiond.has_cache():
-        server = bench.sessiond(redis, *CACHE)
-        idle, cookies = server.rss(), load.issue(server, standard(MANY))
-        load.pour(server, (load.request(server, "GET", server.resolve, cookie=cookie) for cookie in cookies), lambda _: None)
-        rows.append(["sessiond, near-cache", mib(idle), "", mib(server.rss())])
+    server = bench.sessiond(redis, *CACHE)
+    idle, cookies = server.rss(), load.issue(server, standard(MANY))
+    load.pour(server, (load.request(server, "GET", server.resolve, cookie=cookie) for cookie in cookies), lambda _: None)
+    rows.append(["sessiond, near-cache", mib(idle), "", mib(server.rss())])
     headings = ["MiB resident", "idle", "10,000 connections", "1,000,000 sessions cached"]
-    text = "After one resolve on each of 10,000 connections, which stay open." + ("" if Sessiond.has_cache() else " " + NO_CACHE)
+    text = "After one resolve on each of 10,000 connections, which stay open."
     return Section("Memory of the process", text, [(headings, rows)])
 
 
@@ -327,9 +323,8 @@ def mib(number):
 
 def revoked(bench, trials=1_000):
     """How long after its answer is a revoke seen by another process that had the session cached?"""
-    redis, cached = bench.redis(), Sessiond.has_cache()
-    flags = CACHE if cached else ()
-    here, there = (bench.sessiond(redis, *flags) for _ in range(2))
+    redis = bench.redis()
+    here, there = (bench.sessiond(redis, *CACHE) for _ in range(2))
     revoking, resolving = here.connect(), there.connect()
     waits, asked = [], []
     for cookie in load.issue(here, standard(trials)):
@@ -347,11 +342,11 @@ def revoked(bench, trials=1_000):
         waits.append(1000 * (time.perf_counter() - answered) if polls else 0)
     waits.sort()
     p50, p99 = waits[trials // 2], waits[trials * 99 // 100 - 1]
-    row = ["near-cache" if cached else "no cache", f"{p50:.2f}", f"{p99:.2f}", f"{waits[-1]:.2f}", f"{statistics.median(asked):.2f}"]
+    row = ["near-cache", f"{p50:.2f}", f"{p99:.2f}", f"{waits[-1]:.2f}", f"{statistics.median(asked):.2f}"]
     text = (f"Two processes on one Redis. The second has resolved the session; the first revokes it; from the answer to that, the second "
-            f"is asked until it says 401. {trials:,} times; 0 when its first answer says so." + ("" if cached else " " + NO_CACHE))
+            f"is asked until it says 401. {trials:,} times; 0 when its first answer says so.")
     headings = ["", "p50 ms", "p99 ms", "longest ms", "one resolve ms"]
-    return Section("A revoke, seen by another process", text, [(headings, [row])], {"revoke ms": p99} if cached else {})
+    return Section("A revoke, seen by another process", text, [(headings, [row])], {"revoke ms": p99})
 
 
 GROUPS = {group.__name__: group for group in (resolve, write, batch, connections, size, stored, user, memory, revoked)}
