@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
 use clap::Parser;
-use sessiond::api::{self, App};
+use sessiond::api::{Api, App};
 use sessiond::clock::Clock;
 use sessiond::config::Config;
 use sessiond::server::{self, Listener};
@@ -50,9 +50,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
     let hello = Router::new().route("/hello", get(hello).put(put)).with_state(Body::default());
-    let router = api::router(&App::new(sessions, &checked, &config.server), true).merge(hello);
+    let api = Api::new(&App::new(sessions, &checked, &config.server), true).merge(hello);
     let listener = Listener::bind(&config.server.listen).await?;
     eprintln!("listens on {}", listener.address().ok_or("no address")?);
-    server::serve(listener, router, &config.server, &metrics, std::future::pending()).await;
+    server::serve(listener, api, &config.server, &metrics, std::future::pending()).await;
     Ok(())
 }

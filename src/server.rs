@@ -2,6 +2,7 @@
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge (h2c), over TCP or a unix socket.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -10,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use hyper::body::Incoming;
 use hyper::{Request, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,8 +21,8 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
-use tower::ServiceExt;
 
+use crate::api::Api;
 use crate::config::{Listen, Server};
 use crate::telemetry::Metrics;
 
@@ -88,18 +88,18 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Serves `router` on `listener` until `shutdown` ends, then lets the requests in work end, within the drain timeout.
+/// Serves `api` on `listener` until `shutdown` ends, then lets the requests in work end, within the drain timeout.
 /// Open connections are counted in `metrics`.
 pub async fn serve(
     listener: Listener,
-    router: Router,
+    api: Api,
     config: &Server,
     metrics: &Metrics,
     shutdown: impl Future<Output = ()>,
 ) {
     let head_timeout = Duration::from_millis(config.read_timeout.unsigned_abs());
     let keep_alive = Duration::from_millis(config.keep_alive_timeout.unsigned_abs());
-    let connection = Connection { builder: builder(head_timeout, keep_alive), router, head_timeout };
+    let connection = Connection { builder: builder(head_timeout, keep_alive), api, head_timeout };
     let free = Arc::new(Semaphore::new(descriptors(config.max_connections)));
     let mut refused = false;
     let graceful = GracefulShutdown::new();
@@ -199,7 +199,7 @@ fn builder(head_timeout: Duration, keep_alive: Duration) -> Builder<TokioExecuto
 #[derive(Clone)]
 struct Connection {
     builder: Builder<TokioExecutor>,
-    router: Router,
+    api: Api,
     head_timeout: Duration,
 }
 
@@ -209,10 +209,11 @@ impl Connection {
         // The first request has this one, which also holds for whoever sends nothing at all.
         let used = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&used);
-        let router = self.router;
+        let api = self.api;
         let service = service_fn(move |request: Request<Incoming>| {
             mark.store(true, Ordering::Relaxed);
-            router.clone().oneshot(request)
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
         // Whoever does not read what was asked for is let go.
         let mut stream = TimeoutStream::new(stream);

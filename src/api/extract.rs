@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -110,8 +111,12 @@ impl Drop for Tally<'_> {
 /// The one variable of the path, percent-decoded, where there is one.
 async fn path(parts: &mut Parts, app: &App) -> Result<Option<String>> {
     let path = <Path<String> as OptionalFromRequestParts<App>>::from_request_parts(parts, app).await;
-    path.map(|path| path.map(|Path(text)| text))
-        .map_err(|error| Error::new(StatusCode::BAD_REQUEST, "invalid-path", error.body_text()))
+    match path {
+        Ok(path) => Ok(path.map(|Path(text)| text)),
+        // The request has not gone through the router.
+        Err(PathRejection::MissingPathParams(_)) => Ok(None),
+        Err(error) => Err(Error::new(StatusCode::BAD_REQUEST, "invalid-path", error.body_text())),
+    }
 }
 
 /// The user whom the path names.

@@ -38,59 +38,71 @@ impl Guard {
     }
 }
 
-/// The outermost of a route: every answer passes here.
+/// The outermost of a route.
 pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let began = Instant::now();
-    let request_id = request_id(request.headers());
-    let parent = TraceParent::of(request.headers());
-    let span = Span::begin(parent, guard.metrics.method(), guard.metrics.route());
-    let trace_id = parent.map(|parent| parent.trace_id.to_owned());
-    let in_flight = InFlight::new(&guard.app);
-    let mut response = guard.admit(request, next).await.unwrap_or_else(IntoResponse::into_response);
-    drop(in_flight);
-    let took = began.elapsed();
-    guard.metrics.answered(response.status().as_u16(), took);
-    if let Some(span) = span {
-        span.end(response.status().as_u16());
-    }
-    log(&guard.metrics, &mut response, &request_id, trace_id.as_deref(), took);
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REQUEST_ID, request_id);
-    response
+    let patience = guard.app.read_timeout + WORK;
+    let work = |request| async move {
+        timeout(patience, next.run(request)).await.map_err(|_| {
+            Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
+                .because(Cause::Unavailable("a request took too long".into()))
+        })
+    };
+    guard.around(request, work).await
 }
 
 /// Counts a request as in work until it is dropped, also when the caller hangs up before the answer.
-struct InFlight(Gauge);
+struct InFlight<'a>(&'a Gauge);
 
-impl InFlight {
-    fn new(app: &App) -> Self {
-        let gauge = app.sessions.metrics().requests_in_flight.clone();
+impl<'a> InFlight<'a> {
+    fn new(app: &'a App) -> Self {
+        let gauge = &app.sessions.metrics().requests_in_flight;
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
 impl Guard {
-    async fn admit(&self, request: Request, next: Next) -> Result {
-        let app = &self.app;
-        let Some(needed) = self.scope else { return Ok(next.run(request).await) };
-        authorize(app, needed, request.headers())?;
-        let _permit = app.in_flight.try_acquire().map_err(|_| {
+    /// Has `work` answer the request, if its caller may ask: every answer of ours passes here.
+    pub(super) async fn around<W: Future<Output = Result>>(
+        &self,
+        request: Request,
+        work: impl FnOnce(Request) -> W,
+    ) -> Response {
+        let began = Instant::now();
+        let request_id = request_id(request.headers());
+        let parent = TraceParent::of(request.headers());
+        let span = Span::begin(parent, self.metrics.method(), self.metrics.route());
+        let trace_id = parent.map(|parent| parent.trace_id.to_owned());
+        let in_flight = InFlight::new(&self.app);
+        let mut response = self.admit(request, work).await.unwrap_or_else(IntoResponse::into_response);
+        drop(in_flight);
+        let took = began.elapsed();
+        self.metrics.answered(response.status().as_u16(), took);
+        if let Some(span) = span {
+            span.end(response.status().as_u16());
+        }
+        log(&self.metrics, &mut response, &request_id, trace_id.as_deref(), took);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REQUEST_ID, request_id);
+        response
+    }
+
+    async fn admit<W: Future<Output = Result>>(&self, request: Request, work: impl FnOnce(Request) -> W) -> Result {
+        let Some(needed) = self.scope else { return work(request).await };
+        authorize(&self.app, needed, request.headers())?;
+        let _permit = self.app.in_flight.try_acquire().map_err(|_| {
             Error::unavailable("overloaded", "too many requests are in work: try again")
                 .because(Cause::Unavailable("as many requests are in work as --max-in-flight allows".into()))
         })?;
-        timeout(app.read_timeout + WORK, next.run(request)).await.map_err(|_| {
-            Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
-                .because(Cause::Unavailable("a request took too long".into()))
-        })
+        work(request).await
     }
 }
 

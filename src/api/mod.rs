@@ -13,15 +13,21 @@ mod wire;
 
 use std::any::Any;
 use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
+use axum::http::{Method, Request};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
+use axum::{BoxError, Router};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
@@ -118,16 +124,54 @@ fn ops_routes() -> Vec<Route> {
     ]
 }
 
-/// The API as a service. `ops`: whether it has the ops routes too.
-pub fn router(app: &App, ops: bool) -> Router {
-    let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
-    let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
-    around(routes.chain(ops_routes), app)
+/// The API as a service. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// The route that is asked for with every request of every browser. It is answered without the router, whose layers
+    /// would cost as much as the answer.
+    hot: Option<Arc<(App, Guard)>>,
+    router: Router,
 }
 
-/// The ops routes alone, for a listener of their own.
-pub fn ops_router(app: &App) -> Router {
-    around(ops_routes().into_iter().map(|route| (None, route)), app)
+impl Api {
+    /// Every route. `ops`: also those for who runs the service.
+    #[must_use]
+    pub fn new(app: &App, ops: bool) -> Self {
+        let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
+        let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
+        let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into());
+        Self { hot: Some(Arc::new((app.clone(), guard))), router: around(routes.chain(ops_routes), app) }
+    }
+
+    /// The ops routes alone, for a listener of their own.
+    #[must_use]
+    pub fn ops(app: &App) -> Self {
+        Self { hot: None, router: around(ops_routes().into_iter().map(|route| (None, route)), app) }
+    }
+
+    /// With further routes, which nothing guards.
+    #[must_use]
+    pub fn merge(self, others: Router) -> Self {
+        Self { router: self.router.merge(others), ..self }
+    }
+
+    /// Answers a request.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        match &self.hot {
+            Some(hot) if request.method() == Method::GET && request.uri().path() == session::PATH => {
+                let (app, guard) = &**hot;
+                let work = |request| async {
+                    let work = AssertUnwindSafe(session::answer(app, request)).catch_unwind();
+                    work.await.unwrap_or_else(|panic| Ok(panicked(panic)))
+                };
+                guard.around(request.map(|_| Body::empty()), work).await
+            }
+            _ => self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+        }
+    }
 }
 
 /// Puts the guard around each route, with the catching of panics inside, and adds the answers to what is no route.

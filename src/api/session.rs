@@ -1,7 +1,7 @@
 //! `/v1/session` and `/v1/sessions/{id}`: one session, which the request's cookie opens or the path names. The extractor
 //! [`Named`] decides; [`by_id`](super::openapi::by_id) turns the contract of the first form into that of the second.
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Deserializer};
@@ -13,6 +13,9 @@ use super::error::{Error, Problem, Result};
 use super::extract::{IfMatch, Json, Named, NoCache, Object, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie, Shown};
 use crate::session::{Answer, Change, Regenerate, Session, Touch};
+
+/// Where [`resolve`] is.
+pub(super) const PATH: &str = "/v1/session";
 
 /// RFC 9211.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -121,6 +124,15 @@ pub(super) async fn resolve(
         }
     }
     Ok(response)
+}
+
+/// [`resolve`], for a request that has not gone through the router.
+pub(super) async fn answer(app: &App, request: Request) -> Result<Response> {
+    let (mut parts, _) = request.into_parts();
+    let query = Query::from_request_parts(&mut parts, app).await?;
+    let named = Named::from_request_parts(&mut parts, app).await?;
+    let no_cache = NoCache::from_request_parts(&mut parts, app).await.unwrap_or_else(|never| match never {});
+    resolve(State(app.clone()), query, named, no_cache).await
 }
 
 /// Revoke the session

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::api::{self, App};
+use crate::api::{Api, App};
 use crate::clock::Clock;
 use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
@@ -63,10 +63,10 @@ pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), S
         let mut stopped = stopped.clone();
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
-    let main = server::serve(listener, api::router(&app, ops.is_none()), &config.server, &metrics, stopped());
+    let main = server::serve(listener, Api::new(&app, ops.is_none()), &config.server, &metrics, stopped());
     let ops = async {
         if let Some(listener) = ops {
-            server::serve(listener, api::ops_router(&app), &config.server, &metrics, stopped()).await;
+            server::serve(listener, Api::ops(&app), &config.server, &metrics, stopped()).await;
         }
     };
     tokio::join!(main, ops, async {

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use clap::Parser;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use sessiond::api::{self, App};
+use sessiond::api::{Api, App};
 use sessiond::clock::Clock;
 use sessiond::config::Config;
 use sessiond::cookie::Signer;
 use sessiond::session::{Id, Sessions};
 use sessiond::store;
-use tower::ServiceExt;
 
 use crate::redis_server::RedisServer;
 
@@ -26,7 +24,7 @@ struct Flags {
 }
 
 pub(crate) struct TestApp {
-    pub(crate) router: Router,
+    pub(crate) api: Api,
     pub(crate) sessions: Sessions,
     pub(crate) signer: Signer,
     pub(crate) redis: Option<RedisServer>,
@@ -74,8 +72,8 @@ impl TestApp {
         let system = Clock::system();
         let clock = Clock::new(move || system.now() + moved.load(Ordering::Relaxed));
         let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock, Arc::default());
-        let router = api::router(&App::new(sessions.clone(), &checked, &config.server), true);
-        Self { router, sessions, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
+        let api = Api::new(&App::new(sessions.clone(), &checked, &config.server), true);
+        Self { api, sessions, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
     }
 
     /// Lets time pass: moves the clock, and everything that Redis will expire with it.
@@ -92,7 +90,7 @@ impl TestApp {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        let response = self.api.answer(request).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }

@@ -3,7 +3,6 @@
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
-use tower::ServiceExt;
 
 use crate::app::TestApp;
 
@@ -18,7 +17,7 @@ async fn what_the_page_loads_is_there_and_nothing_else() {
     assert_eq!(loaded.len(), 3, "{}", page.body);
     for path in loaded {
         let request = Request::get(format!("/{path}")).body(Body::empty()).unwrap();
-        let answer = app.router.clone().oneshot(request).await.unwrap();
+        let answer = app.api.answer(request).await;
         assert_eq!(answer.status(), 200, "{path}");
         let kind = if path.ends_with(".css") { "text/css" } else { "text/javascript" };
         assert_eq!(answer.headers()["content-type"], kind, "{path}");
