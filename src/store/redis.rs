@@ -17,6 +17,7 @@
 //! - An Express also extends sessions without telling the index. So there a score says nothing: an entry is dropped only
 //!   when its key is gone, and the index outlives its members by 30 days.
 
+mod gather;
 mod index;
 mod link;
 mod scripts;
@@ -31,6 +32,7 @@ use redis::{Cmd, FromRedisValue, Pipeline, Script};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::gather::Gather;
 use self::index::confirm;
 use self::link::Link;
 use super::url::RedisTarget;
@@ -47,6 +49,7 @@ pub struct Redis {
     /// How long the mark of a removed entry stays, in ms. None: nobody else writes here.
     tombstone: Option<Ms>,
     watched: OnceLock<Watched>,
+    finds: Gather<String, Result<Option<Found>>>,
 }
 
 struct Watched {
@@ -63,7 +66,7 @@ impl Redis {
         let link = Link::open(target).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
         let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
-        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone, watched: OnceLock::new() })
+        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone, watched: OnceLock::new(), finds: Gather::default() })
     }
 
     fn key(&self, id: &str) -> String {
@@ -175,16 +178,17 @@ impl Store for Redis {
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
-        if self.tombstone.is_some() {
-            return Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten());
-        }
-        let mut pipeline = Pipeline::with_capacity(2);
-        self.read(&mut pipeline, id);
-        match self.run(&pipeline, deadline()).await {
-            Ok((record, pttl)) => Ok(found(record, pttl, now)),
-            // One by one, so that a key of another type is told apart.
-            Err(Error::Unexpected(_)) => Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten()),
-            Err(error) => Err(error),
+        let ask = async |ids: Vec<String>| {
+            let found = self.read_all(ids.iter().map(String::as_str), now, deadline()).await;
+            match found {
+                Ok(found) => found.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); ids.len()],
+            }
+        };
+        match self.finds.ask(id.to_owned(), ask).await {
+            Some(found) => found,
+            // Who asked for this one too has hung up.
+            None => Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten()),
         }
     }
 

@@ -1,0 +1,69 @@
+//! Finds that are asked for at the same time go to Redis together.
+//!
+//! A round trip costs both sides far more than one more key in it: a wake-up and a system call or two each. So the first
+//! who asks lets all others ask that are about to, which takes no time when there are none, and then asks for all.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+/// How many are asked for together at the most.
+const MOST: usize = 64;
+
+/// Questions of the type `Q` with answers of the type `A`.
+pub(super) struct Gather<Q, A>(Mutex<Vec<Waiting<Q, A>>>);
+
+type Waiting<Q, A> = (Q, oneshot::Sender<A>);
+
+impl<Q, A> Default for Gather<Q, A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<Q, A> Gather<Q, A> {
+    /// The answer to `question`, by `ask`, which answers many in their order. None: who was to ask has gone away.
+    pub(super) async fn ask(&self, question: Q, ask: impl AsyncFnOnce(Vec<Q>) -> Vec<A>) -> Option<A> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = {
+            let mut waiting = self.lock();
+            waiting.push((question, answer));
+            waiting.len()
+        };
+        if waiting == 1 || waiting == MOST {
+            let gathered = Gathered(self);
+            if waiting == 1 {
+                yield_now().await;
+            }
+            let (questions, answers): (Vec<_>, Vec<_>) = gathered.take().into_iter().unzip();
+            if !questions.is_empty() {
+                for (answer, to) in ask(questions).await.into_iter().zip(answers) {
+                    let _ = to.send(answer);
+                }
+            }
+        }
+        answered.await.ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Waiting<Q, A>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the questions, also when whoever was to ask them goes away: then nobody waits for that.
+struct Gathered<'g, Q, A>(&'g Gather<Q, A>);
+
+impl<Q, A> Gathered<'_, Q, A> {
+    fn take(self) -> Vec<Waiting<Q, A>> {
+        let gathered = std::mem::take(&mut *self.0.lock());
+        std::mem::forget(self);
+        gathered
+    }
+}
+
+impl<Q, A> Drop for Gathered<'_, Q, A> {
+    fn drop(&mut self) {
+        self.0.lock().clear();
+    }
+}
