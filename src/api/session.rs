@@ -118,6 +118,8 @@ pub(super) async fn resolve(
     };
     if app.answers.are_kept() {
         let headers = response.headers_mut();
+        // Room for these and the guard's, at once.
+        headers.reserve(5);
         headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
         if let Some(age) = age {
             headers.insert(header::AGE, HeaderValue::from(age / 1000));

@@ -106,10 +106,8 @@ impl Shown {
 
 impl IntoResponse for Shown {
     fn into_response(self) -> Response {
-        let mut response = self.body.into_response();
+        let mut response = Response::new(self.body.into());
         let headers = response.headers_mut();
-        // With what the guard and hyper put in: at once, and not in steps.
-        headers.reserve(12);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::ETAG, self.etag);
         response

@@ -179,8 +179,9 @@ impl Store for Redis {
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
         let ask = async |ids: Vec<String>| {
-            let found = self.read_all(ids.iter().map(String::as_str), now, deadline()).await;
-            match found {
+            // Boxed, so that those who do not ask are not as large.
+            let found = Box::pin(self.read_all(ids.iter().map(String::as_str), now, deadline()));
+            match found.await {
                 Ok(found) => found.into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error); ids.len()],
             }
@@ -188,7 +189,10 @@ impl Store for Redis {
         match self.finds.ask(id.to_owned(), ask).await {
             Some(found) => found,
             // Who asked for this one too has hung up.
-            None => Ok(self.read_all(std::iter::once(id), now, deadline()).await?.pop().flatten()),
+            None => {
+                let found = Box::pin(self.read_all(std::iter::once(id), now, deadline()));
+                Ok(found.await?.pop().flatten())
+            }
         }
     }
 
