@@ -67,3 +67,51 @@ impl<Q, A> Drop for Gathered<'_, Q, A> {
         self.0.lock().clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_at_the_same_time_is_answered_together() {
+        let (gather, times) = (Gather::default(), AtomicUsize::new(0));
+        let double = async |numbers: Vec<usize>| {
+            times.fetch_add(1, Ordering::Relaxed);
+            yield_now().await;
+            numbers.iter().map(|number| 2 * number).collect()
+        };
+        for (askers, at_most) in [(1, 1), (MOST - 1, 1), (MOST, 1), (10 * MOST + 1, 11)] {
+            times.store(0, Ordering::Relaxed);
+            let answers = join_all((0..askers).map(|number| gather.ask(number, double))).await;
+            assert!(answers.iter().enumerate().all(|(number, answer)| *answer == Some(2 * number)));
+            assert!((1..=at_most).contains(&times.load(Ordering::Relaxed)), "{times:?} times for {askers}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_who_has_gone() {
+        let gather = Gather::<u8, u8>::default();
+        let never = async |_| pending().await;
+        // Before it has asked, and while it asks.
+        for polls in [1, 2] {
+            let mut first = Box::pin(gather.ask(1, never));
+            assert!(first.as_mut().now_or_never().is_none());
+            let mut second = Box::pin(gather.ask(2, never));
+            assert!(second.as_mut().now_or_never().is_none());
+            if polls == 2 {
+                yield_now().await;
+                assert!(first.as_mut().now_or_never().is_none());
+            }
+            drop(first);
+            assert_eq!(second.await, None);
+        }
+        let same = async |numbers| numbers;
+        assert_eq!(gather.ask(3, same).await, Some(3));
+    }
+}
