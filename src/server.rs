@@ -209,10 +209,11 @@ impl Connection {
         // The first request has this one, which also holds for whoever sends nothing at all.
         let used = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&used);
-        let api = self.api;
+        // One of its own: those who share a count of references wait for each other.
+        let api = Arc::new(self.api);
         let service = service_fn(move |request: Request<Incoming>| {
             mark.store(true, Ordering::Relaxed);
-            let api = api.clone();
+            let api = Arc::clone(&api);
             async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
         // Whoever does not read what was asked for is let go.

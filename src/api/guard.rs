@@ -51,19 +51,21 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 /// Counts a request as in work until it is dropped, also when the caller hangs up before the answer.
-struct InFlight<'a>(&'a Gauge);
+struct InFlight<'a> {
+    gauge: &'a Gauge,
+    others: i64,
+}
 
 impl<'a> InFlight<'a> {
     fn new(app: &'a App) -> Self {
         let gauge = &app.sessions.metrics().requests_in_flight;
-        gauge.inc();
-        Self(gauge)
+        Self { gauge, others: gauge.inc() }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.gauge.dec();
     }
 }
 
@@ -80,7 +82,11 @@ impl Guard {
         let span = Span::begin(parent, self.metrics.method(), self.metrics.route());
         let trace_id = parent.map(|parent| parent.trace_id.to_owned());
         let in_flight = InFlight::new(&self.app);
-        let mut response = self.admit(request, work).await.unwrap_or_else(IntoResponse::into_response);
+        let answer = match self.admit(request.headers(), in_flight.others) {
+            Ok(()) => work(request).await,
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = answer.unwrap_or_else(IntoResponse::into_response);
         drop(in_flight);
         let took = began.elapsed();
         self.metrics.answered(response.status().as_u16(), took);
@@ -95,14 +101,15 @@ impl Guard {
         response
     }
 
-    async fn admit<W: Future<Output = Result>>(&self, request: Request, work: impl FnOnce(Request) -> W) -> Result {
-        let Some(needed) = self.scope else { return work(request).await };
-        authorize(&self.app, needed, request.headers())?;
-        let _permit = self.app.in_flight.try_acquire().map_err(|_| {
-            Error::unavailable("overloaded", "too many requests are in work: try again")
-                .because(Cause::Unavailable("as many requests are in work as --max-in-flight allows".into()))
-        })?;
-        work(request).await
+    /// Refuses who may not ask, and who asks while there is too much to do.
+    fn admit(&self, headers: &HeaderMap, others: i64) -> Result<()> {
+        let Some(needed) = self.scope else { return Ok(()) };
+        authorize(&self.app, needed, headers)?;
+        if others < self.app.max_in_flight {
+            return Ok(());
+        }
+        Err(Error::unavailable("overloaded", "too many requests are in work: try again")
+            .because(Cause::Unavailable("as many requests are in work as --max-in-flight allows".into())))
     }
 }
 

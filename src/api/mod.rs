@@ -26,7 +26,6 @@ use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -53,7 +52,7 @@ pub struct Shared {
     set_cookie: SetCookie,
     max_body_bytes: usize,
     read_timeout: Duration,
-    in_flight: Semaphore,
+    max_in_flight: i64,
     readiness: ops::Readiness,
 }
 
@@ -75,7 +74,7 @@ impl App {
             // Data may come with escapes and white space that are not stored.
             max_body_bytes: 2 * sessions.policy().max_data_bytes + 16 * 1024,
             read_timeout: Duration::from_millis(server.read_timeout.unsigned_abs()),
-            in_flight: Semaphore::new(server.max_in_flight),
+            max_in_flight: i64::try_from(server.max_in_flight).unwrap_or(i64::MAX),
             readiness: ops::Readiness::default(),
             keys: ArcSwap::from_pointee(config.keys.clone()),
             answers: Answers::new(sessions.clone(), config.cache),
@@ -124,12 +123,12 @@ fn ops_routes() -> Vec<Route> {
     ]
 }
 
-/// The API as a service. Cheap to clone.
+/// The API as a service.
 #[derive(Clone)]
 pub struct Api {
     /// The route that is asked for with every request of every browser. It is answered without the router, whose layers
     /// would cost as much as the answer.
-    hot: Option<Arc<(App, Guard)>>,
+    hot: Option<(App, Guard)>,
     router: Router,
 }
 
@@ -140,7 +139,7 @@ impl Api {
         let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
         let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
         let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into());
-        Self { hot: Some(Arc::new((app.clone(), guard))), router: around(routes.chain(ops_routes), app) }
+        Self { hot: Some((app.clone(), guard)), router: around(routes.chain(ops_routes), app) }
     }
 
     /// The ops routes alone, for a listener of their own.
@@ -161,8 +160,7 @@ impl Api {
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         match &self.hot {
-            Some(hot) if request.method() == Method::GET && request.uri().path() == session::PATH => {
-                let (app, guard) = &**hot;
+            Some((app, guard)) if request.method() == Method::GET && request.uri().path() == session::PATH => {
                 let work = |request| async {
                     let work = AssertUnwindSafe(session::answer(app, request)).catch_unwind();
                     work.await.unwrap_or_else(|panic| Ok(panicked(panic)))

@@ -89,10 +89,14 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Opti
 )]
 pub(super) async fn resolve(
     State(app): State<App>,
-    Query(query): Query<Resolve>,
+    query: Query<Resolve>,
     named: Named,
-    NoCache(no_cache): NoCache,
+    no_cache: NoCache,
 ) -> Result<Response> {
+    show(&app, query, named, no_cache).await
+}
+
+async fn show(app: &App, Query(query): Query<Resolve>, named: Named, NoCache(no_cache): NoCache) -> Result<Response> {
     let touch = match query.touch {
         None if named.by_id => Touch::Never,
         None => Touch::WhenDue,
@@ -134,7 +138,7 @@ pub(super) async fn answer(app: &App, request: Request) -> Result<Response> {
     let query = Query::from_request_parts(&mut parts, app).await?;
     let named = Named::from_request_parts(&mut parts, app).await?;
     let no_cache = NoCache::from_request_parts(&mut parts, app).await.unwrap_or_else(|never| match never {});
-    resolve(State(app.clone()), query, named, no_cache).await
+    show(app, query, named, no_cache).await
 }
 
 /// Revoke the session

@@ -66,7 +66,14 @@ impl Redis {
         let link = Link::open(target).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
         let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
-        Ok(Self { link, key_prefix: prefix, index_prefix, tombstone, watched: OnceLock::new(), finds: Gather::default() })
+        Ok(Self {
+            link,
+            key_prefix: prefix,
+            index_prefix,
+            tombstone,
+            watched: OnceLock::new(),
+            finds: Gather::default(),
+        })
     }
 
     fn key(&self, id: &str) -> String {
