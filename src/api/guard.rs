@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::timeout;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::App;
 use super::error::{Cause, Error, Result};
@@ -143,7 +143,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     headers.get(REQUEST_ID).filter(fits).cloned().unwrap_or_else(|| {
-        let id = Uuid::now_v7().hyphenated().to_string();
+        // Without the context that orders those of one millisecond: all threads would share it.
+        let id = Uuid::new_v7(Timestamp::now(NoContext)).hyphenated().to_string();
         HeaderValue::from_maybe_shared(bytes::Bytes::from(id)).unwrap_or(HeaderValue::from_static(""))
     })
 }
