@@ -5,6 +5,8 @@ mod conformance;
 mod express;
 mod model;
 mod near;
+#[path = "../common/policy.rs"]
+mod policy;
 mod races;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
@@ -14,11 +16,11 @@ mod watch;
 use std::sync::Arc;
 
 use sessiond::clock::Clock;
-use sessiond::cookie::{Attributes, SameSite};
-use sessiond::session::{MAX_SPAN, OnLimit, Policy, Sessions, Survey};
+use sessiond::session::{Policy, Sessions, Survey};
 use sessiond::store::{self, Keyspace, Store};
 
 use near::Near;
+use policy::{attributes, policy};
 use redis_server::RedisServer;
 
 /// How long a tombstone stays here, in ms.
@@ -88,38 +90,6 @@ impl Fixture {
     async fn survey_under(&self, policy: &Policy) -> Survey {
         let store = store::survey(&self.url.parse().unwrap(), &self.keyspace).await.unwrap();
         Survey::new(store, policy.clone(), Clock::system())
-    }
-}
-
-fn attributes() -> Attributes {
-    Attributes {
-        name: "connect.sid".into(),
-        domain: None,
-        path: "/".into(),
-        http_only: true,
-        secure: true,
-        partitioned: false,
-        priority: None,
-        same_site: Some(SameSite::Lax),
-    }
-}
-
-fn policy() -> Policy {
-    Policy {
-        idle_timeout: 86_400_000,
-        max_idle_timeout: MAX_SPAN,
-        lifetime: MAX_SPAN,
-        max_lifetime: MAX_SPAN,
-        touch_after: 60_000,
-        rolling: true,
-        resave: false,
-        save_uninitialized: false,
-        browser_session: false,
-        express_writes: false,
-        user_pointer: None,
-        max_data_bytes: 65_536,
-        max_sessions_per_user: None,
-        on_limit: OnLimit::EvictOldest,
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-/// How many are asked for together at the most.
-const MOST: usize = 64;
+/// How many are asked for together at the most: with more, both sides wait for each other in turns.
+const MOST: usize = 16;
 
 /// Questions of the type `Q` with answers of the type `A`.
 pub(super) struct Gather<Q, A>(Mutex<Vec<Waiting<Q, A>>>);

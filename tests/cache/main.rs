@@ -1,0 +1,8 @@
+//! The near-cache's promise, under every fault.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod history;
+#[path = "../common/policy.rs"]
+mod policy;
+#[path = "../common/redis_server.rs"]
+mod redis_server;
