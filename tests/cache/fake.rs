@@ -24,8 +24,9 @@ pub(crate) struct Script {
     pub(crate) hold_pongs: AtomicBool,
     /// GETs are counted, and answered later.
     pub(crate) hold_gets: AtomicBool,
-    /// Trackers are not let in.
-    pub(crate) refuse_trackers: AtomicBool,
+    /// Trackers are counted, and let in later.
+    pub(crate) hold_trackers: AtomicBool,
+    pub(crate) held_trackers: AtomicUsize,
     pub(crate) held_pings: AtomicUsize,
     pub(crate) held_gets: AtomicUsize,
     /// When the last PING came that was answered.
@@ -97,8 +98,9 @@ async fn serve(stream: UnixStream, script: Arc<Script>) {
             unread.drain(..length);
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             if words[0] == "HELLO" {
-                if script.refuse_trackers.load(Ordering::SeqCst) {
-                    return;
+                if script.hold_trackers.load(Ordering::SeqCst) {
+                    script.held_trackers.fetch_add(1, Ordering::SeqCst);
+                    script.wait(|script| !script.hold_trackers.load(Ordering::SeqCst)).await;
                 }
                 tracks = true;
                 script.tracker.lock().unwrap().replace(say.take().unwrap());
