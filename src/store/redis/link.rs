@@ -165,7 +165,7 @@ fn code(error: &RedisError) -> Option<String> {
 }
 
 /// What may be told of an error: Redis's code but not its text, which may name keys; of the network's errors, all.
-fn reason(error: &RedisError) -> String {
+pub(super) fn reason(error: &RedisError) -> String {
     match code(error).as_deref() {
         Some("OOM") => "Redis is full (OOM): raise its maxmemory, or let sessions expire sooner".into(),
         Some(code) => format!("Redis answered {code}"),

@@ -5,6 +5,7 @@
 //! changes are missed: then the watcher is told to doubt everything, once when a connection ends, and once when the
 //! next one tracks, for what was read in between.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::link::reason;
 use crate::store::{DEADLINE, Watcher};
 
 /// How long to wait after a connection that failed.
@@ -33,12 +35,15 @@ pub(super) async fn track<T>(
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let Ok(client) = Client::open(info.set_redis_settings(settings)) else { return };
     let heartbeat = watcher.max_staleness() / BEATS;
+    let mut away = false;
     loop {
         link.mark_unchanged();
         let end = async {
             let mut connection = connect(&client, &prefix, &watcher).await?;
             watcher.doubt();
-            tracing::debug!("the near-cache follows Redis");
+            if std::mem::take(&mut away) {
+                tracing::info!("the near-cache follows Redis again");
+            }
             loop {
                 let at = Instant::now();
                 beat(&mut connection).await?;
@@ -46,12 +51,17 @@ pub(super) async fn track<T>(
                 sleep(heartbeat).await;
             }
         };
-        let why: RedisError = tokio::select! {
-            end = end => match end { Err(error) => error, Ok(never) => never },
-            _ = link.changed() => (redis::ErrorKind::Io, "the connection for calls is another one").into(),
+        let end: Result<Infallible, RedisError> = tokio::select! {
+            end = end => end,
+            _ = link.changed() => Err(late()),
         };
         watcher.doubt();
-        tracing::debug!(%why, "the near-cache does not follow Redis");
+        if let Err(error) = end
+            && !std::mem::replace(&mut away, true)
+        {
+            let why = reason(&error);
+            tracing::warn!(why, "the near-cache cannot follow Redis, and is not used until it can; trying again");
+        }
         sleep(PAUSE).await;
     }
 }
