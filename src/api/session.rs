@@ -73,16 +73,14 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<Option<Opti
 
 /// Resolve the session
 ///
-/// Answers with the user and the data behind the browser's cookie, and touches the session when that is due.
+/// Answers with the user and the data behind the browser's cookie, and touches the session when that is due. Where there is
+/// a near-cache (--cache), `Cache-Status` says whether it had the answer (RFC 9211), and if so `Age` how many seconds ago
+/// the store gave it.
 #[utoipa::path(
     get, path = "/v1/session", tag = "session", security(("cookie" = [])),
     params(Resolve, ("Cache-Control" = Option<String>, Header, nullable = false, description = "`no-cache`: ask the store, also where there is a near-cache (--cache)")),
     responses(
-        (status = 200, description = "It is live", body = Body, headers(
-            ("ETag" = String, description = "Names user and data"),
-            ("Cache-Status" = String, description = "With --cache: whether the near-cache had it (RFC 9211)"),
-            ("Age" = i64, description = "With --cache, where it had: seconds since the store was asked"),
-        )),
+        (status = 200, description = "It is live", body = Body, headers(("ETag" = String, description = "Names user and data"))),
         (status = 401, description = "No live session comes with this request", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )

@@ -36,11 +36,11 @@ pub struct Storage {
     tombstone: Ms,
     /// Memory for a near-cache of resolves, as in 64MiB: a session that was resolved here lately is answered without asking
     /// the store, and what happens to it elsewhere is heeded within --max-staleness. 0: none
-    #[arg(long, env = "SESSIOND_CACHE", default_value = "0", value_name = "SIZE")]
+    #[arg(long, help_heading = "Near-cache", env = "SESSIOND_CACHE", default_value = "0", value_name = "SIZE")]
     cache: ByteSize,
     /// With --cache: how late another process's revoke may be heeded at the most, whatever becomes of the store; most are
     /// within a few ms
-    #[arg(long, env = "SESSIOND_MAX_STALENESS", default_value = "500ms", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, help_heading = "Near-cache", env = "SESSIOND_MAX_STALENESS", default_value = "500ms", value_parser = duration::parse, value_name = "DURATION")]
     max_staleness: Ms,
 }
 
