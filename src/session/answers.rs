@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::{Error, Id, Session, Sessions, Touch};
 use crate::clock::Ms;
-use crate::store::{Cache, Limits, Store};
+use crate::store::{Cache, Limits, Store, Watcher};
 
 /// How long a caller who writes a touch is given for it, before the next one does, in ms.
 const LEASE: Ms = 1000;
@@ -113,7 +113,13 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
                 }
             }
         }
-        let Some(session) = self.sessions.resolve_at(id, touch, now).await? else { return Ok(None) };
+        let Some(session) = self.sessions.resolve_at(id, touch, now).await? else {
+            // The store tells of it too; this is sooner.
+            if let Some(cache) = &self.cache {
+                cache.changed(id.as_str());
+            }
+            return Ok(None);
+        };
         if session.extended {
             return Ok(Some(Answer::Extended(session)));
         }

@@ -1,7 +1,8 @@
 //! Tells a [`Watcher`] what anybody does to our keys: a connection of its own, over which Redis pushes the name of every
-//! key that is written (`CLIENT TRACKING ON BCAST`), in the order of the writes, and in order with its replies.
+//! key that is written (`CLIENT TRACKING ON BCAST`): at the end of each turn of its loop, before it answers those whose
+//! writes they were.
 //!
-//! So a PONG proves that every change which Redis made before it got the PING has been told. Between two connections
+//! So a PONG proves that every change which was acknowledged before the PING was sent has been told. Between two connections
 //! changes are missed: then the watcher is told to doubt everything, once when a connection ends, and once when the
 //! next one tracks, for what was read in between.
 
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::link::reason;
@@ -35,11 +36,11 @@ pub(super) async fn track<T>(
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let Ok(client) = Client::open(info.set_redis_settings(settings)) else { return };
     let heartbeat = watcher.max_staleness() / BEATS;
-    let mut away = false;
+    let (mut away, ended) = (false, Arc::new(Notify::new()));
     loop {
         link.mark_unchanged();
         let end = async {
-            let mut connection = connect(&client, &prefix, &watcher).await?;
+            let mut connection = connect(&client, &prefix, &watcher, &ended).await?;
             watcher.doubt();
             if std::mem::take(&mut away) {
                 tracing::info!("the near-cache follows Redis again");
@@ -48,7 +49,8 @@ pub(super) async fn track<T>(
                 let at = Instant::now();
                 beat(&mut connection).await?;
                 watcher.current(at);
-                sleep(heartbeat).await;
+                // Or until the connection has ended, which the next PING finds out.
+                let _ = timeout(heartbeat, ended.notified()).await;
             }
         };
         let end: Result<Infallible, RedisError> = tokio::select! {
@@ -74,14 +76,18 @@ async fn connect(
     client: &Client,
     prefix: &str,
     watcher: &Arc<dyn Watcher>,
+    ended: &Arc<Notify>,
 ) -> Result<MultiplexedConnection, RedisError> {
-    let (told, strip) = (Arc::clone(watcher), prefix.to_owned());
+    let (told, strip, ended) = (Arc::clone(watcher), prefix.to_owned(), Arc::clone(ended));
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
         .set_response_timeout(None)
         // Called for each push as it is read, before any reply behind it is handed out.
         .set_push_sender(move |push: PushInfo| {
             tell(&push, &strip, told.as_ref());
+            if push.kind == PushKind::Disconnection {
+                ended.notify_one();
+            }
             Ok::<_, redis::aio::SendError>(())
         });
     let attempt = async {
