@@ -1,5 +1,6 @@
 //! What stands around every route: who may call, how much at once and for how long, what is counted, what is logged.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
@@ -70,7 +72,7 @@ impl Drop for InFlight<'_> {
 }
 
 impl Guard {
-    /// Has `work` answer the request, if its caller may ask: every answer of ours passes here.
+    /// Has `work` answer the request, if its caller may ask: every answer of ours passes here, and no panic.
     pub(super) async fn around<W: Future<Output = Result>>(
         &self,
         request: Request,
@@ -83,7 +85,8 @@ impl Guard {
         let trace_id = parent.map(|parent| parent.trace_id.to_owned());
         let in_flight = InFlight::new(&self.app);
         let answer = match self.admit(request.headers(), in_flight.others) {
-            Ok(()) => work(request).await,
+            // The panic's hook has logged it.
+            Ok(()) => AssertUnwindSafe(work(request)).catch_unwind().await.unwrap_or_else(|_| Err(Error::internal())),
             Err(refusal) => Err(refusal),
         };
         let mut response = answer.unwrap_or_else(IntoResponse::into_response);

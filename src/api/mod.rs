@@ -11,9 +11,7 @@ mod sessions;
 mod users;
 mod wire;
 
-use std::any::Any;
 use std::ops::Deref;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +20,10 @@ use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
 use axum::http::{Method, Request};
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{BoxError, Router};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tower::ServiceExt;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
@@ -161,24 +157,20 @@ impl Api {
     {
         match &self.hot {
             Some((app, guard)) if request.method() == Method::GET && request.uri().path() == session::PATH => {
-                let work = |request| async {
-                    let work = AssertUnwindSafe(session::answer(app, request)).catch_unwind();
-                    work.await.unwrap_or_else(|panic| Ok(panicked(panic)))
-                };
-                guard.around(request.map(|_| Body::empty()), work).await
+                guard.around(request.map(|_| Body::empty()), |request| session::answer(app, request)).await
             }
             _ => self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
         }
     }
 }
 
-/// Puts the guard around each route, with the catching of panics inside, and adds the answers to what is no route.
+/// Puts the guard around each route, and adds the answers to what is no route.
 fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App) -> Router {
     let mut router = Router::new();
     for (scope, (_, paths, methods)) in routes {
         let (path, method) = openapi::names(&paths);
         let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone()), guard);
-        router = router.route(&path, methods.route_layer(CatchPanicLayer::custom(panicked)).route_layer(guard));
+        router = router.route(&path, methods.route_layer(guard));
     }
     let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into()), guard);
     router
@@ -200,11 +192,6 @@ pub fn contract() -> String {
     // Only the page itself asks for its parts.
     contract.paths.paths.remove(docs::ASSET);
     contract.to_yaml().expect("the contract can be written as YAML")
-}
-
-/// The panic hook has logged it.
-fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    Error::internal().into_response()
 }
 
 #[cfg(test)]
