@@ -1,25 +1,27 @@
 //! The embedded store: one SQLite file in WAL mode.
 //!
-//! Two reader threads, and one writer thread that takes whatever writes are waiting and commits them together; each is
-//! answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
+//! Two reader threads, and one [writer](writer) thread that takes whatever writes are waiting and commits them together;
+//! each is answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
 //! may lose the last ones. Other processes may open the same file.
 
 mod survey;
+mod writer;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
 
+use self::writer::{Watched, WriteJob, checkpoint, write};
 use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, Watcher, deadline, within};
 use crate::clock::Ms;
 
@@ -31,12 +33,13 @@ const FIND: &str = "select record, expires_at from sessions where id = ? and exp
 const READERS: usize = 2;
 /// How many calls may wait for a thread; the next one is refused.
 const QUEUE: usize = 1024;
-/// How many writes one commit takes.
-const GROUP: usize = 256;
 /// How long to wait for another process's write; within the deadline of a call.
 const BUSY: Duration = Duration::from_millis(400);
-/// How often to look whether another process has written.
-const HEARTBEAT: Duration = Duration::from_millis(20);
+/// How much a reader may cache, in KiB: with less, most reads of a million sessions go to the system for a page. It
+/// takes what there is to cache.
+const READER_CACHE: u32 = 64 * 1024;
+/// As above for a connection that writes; more costs more, since SQLite walks through all of it at some commits.
+const WRITER_CACHE: u32 = 4 * 1024;
 
 /// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
 pub struct Sqlite {
@@ -54,9 +57,6 @@ impl Drop for Sqlite {
 }
 
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
-/// Runs inside a transaction, or is told why there is none; gives back how to answer once the commit is known.
-type WriteJob = Box<dyn FnOnce(Result<&Connection>) -> Answer + Send>;
-type Answer = Box<dyn FnOnce(Result<()>)>;
 
 impl Sqlite {
     /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date.
@@ -67,18 +67,22 @@ impl Sqlite {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600).open(path).map_err(|error| named(&error))?;
-        let mut writer = connect(path).map_err(|error| named(&error))?;
+        let connect = |cache| connect(path, cache).map_err(|error| named(&error));
+        let mut writer = connect(WRITER_CACHE)?;
         migrate(&mut writer).map_err(|error| named(&error))?;
         let (reads, read_jobs) = bounded::<ReadJob>(QUEUE);
         let (writes, write_jobs) = bounded::<WriteJob>(QUEUE);
-        let mut threads = Vec::with_capacity(READERS + 1);
+        let (calls, called) = bounded(1);
+        let mut threads = Vec::with_capacity(READERS + 2);
         for _ in 0..READERS {
-            let (reader, jobs) = (connect(path).map_err(|error| named(&error))?, read_jobs.clone());
+            let (reader, jobs) = (connect(READER_CACHE)?, read_jobs.clone());
             threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?);
         }
         let watcher = Arc::default();
-        let watched = Watched { watcher: Arc::clone(&watcher), version: None, beaten: Instant::now() };
-        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched))?);
+        let watched = Watched::new(Arc::clone(&watcher));
+        let checkpointer = connect(WRITER_CACHE)?;
+        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched, &calls))?);
+        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called))?);
         Ok(Self { reads, writes, watcher, threads })
     }
 
@@ -281,78 +285,12 @@ impl Store for Sqlite {
     }
 }
 
-/// The writer thread: one transaction for all the writes that wait.
-fn write(connection: &Connection, jobs: &Receiver<WriteJob>, mut watched: Watched) {
-    loop {
-        let first = match watched.watcher.get() {
-            Some(_) => jobs.recv_timeout(HEARTBEAT),
-            None => jobs.recv().map_err(RecvTimeoutError::from),
-        };
-        let first = match first {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => {
-                watched.beat(connection);
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP - 1));
-        let begun = connection.execute_batch("begin immediate").map_err(Error::from);
-        let answers: Vec<Answer> = group.map(|job| job(begun.clone().map(|()| connection))).collect();
-        let committed = begun.and_then(|()| commit(connection));
-        for answer in answers {
-            answer(committed.clone());
-        }
-        watched.beat(connection);
-    }
-}
-
-/// What the writer thread knows of other processes' writes: only its own connection can tell them from its own.
-struct Watched {
-    watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
-    version: Option<i64>,
-    beaten: Instant,
-}
-
-impl Watched {
-    /// Now and then proves to who watches that everything is told, or has them doubt it.
-    fn beat(&mut self, connection: &Connection) {
-        let at = Instant::now();
-        let Some(watcher) = self.watcher.get() else { return };
-        if at.duration_since(self.beaten) < HEARTBEAT {
-            return;
-        }
-        self.beaten = at;
-        // Another number when another connection has committed, and only then.
-        let query = connection.prepare_cached("pragma data_version");
-        let version = query.and_then(|mut query| query.query_row([], |row| row.get(0))).ok();
-        if version.is_none() || version != self.version {
-            watcher.doubt();
-        }
-        self.version = version;
-        if version.is_some() {
-            watcher.current(at);
-        }
-    }
-}
-
-fn commit(connection: &Connection) -> Result<()> {
-    // A full disk or a failed read makes SQLite end the transaction by itself.
-    if connection.is_autocommit() {
-        return Err(Error::Unavailable("SQLite rolled the write back".into()));
-    }
-    connection.execute_batch("commit").map_err(|error| {
-        if !connection.is_autocommit() {
-            let _ = connection.execute_batch("rollback");
-        }
-        error.into()
-    })
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, cache_kib: u32) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    connection.execute_batch("pragma journal_mode = wal; pragma synchronous = normal; pragma cache_size = -16384;")?;
+    connection
+        .execute_batch("pragma journal_mode = wal; pragma synchronous = normal; pragma wal_autocheckpoint = 16384;")?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     Ok(connection)
 }
 

@@ -1,6 +1,7 @@
 //! Every store against the same suite: the contract of `sessiond::store`, and the rules of sessions under races.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod checkpoint;
 mod conformance;
 mod express;
 mod model;
