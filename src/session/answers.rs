@@ -141,6 +141,6 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
         let metrics = self.sessions.metrics();
         metrics.lookups.hit.inc();
         metrics.touches.skipped.inc();
-        Answer::Kept(kept.value.clone(), now - kept.asked_at)
+        Answer::Kept(kept.value.clone(), (now - kept.asked_at).max(0))
     }
 }

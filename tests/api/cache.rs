@@ -44,6 +44,9 @@ async fn a_kept_answer_is_the_answer() {
     }
     app.pass(5_500);
     assert_eq!(app.resolve(&cookie).await.header("age"), Some("5"));
+    // The machine's clock has been set back.
+    app.pass(-20_000);
+    assert_eq!(app.resolve(&cookie).await.header("age"), Some("0"));
 }
 
 #[tokio::test]
