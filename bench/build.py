@@ -23,6 +23,11 @@ def sessiond():
     return TARGET / "release/examples/hello"
 
 
+def axum():
+    cargo("--manifest-path", ROOT / "bench/axum/Cargo.toml", "--target-dir", PEERS)
+    return PEERS / "release/bench-axum"
+
+
 def tower_sessions():
     """The peer's two binaries, by allocator."""
     cargo("--manifest-path", ROOT / "bench/tower-sessions/Cargo.toml", "--target-dir", PEERS)

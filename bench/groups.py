@@ -54,9 +54,9 @@ class Bench:
     def resolves(self, name, server, cookies, **options):
         return self.load(name, server, server.resolve, [cookie + "\t" for cookie in cookies], **options)
 
-    def hello(self, body, cookies, name="hello", **options):
+    def hello(self, body, cookies, name="hello", server=None, **options):
         """A bare axum handler with the same body, in a process of its own, and sent the same cookies."""
-        server = self.sessiond(f"{name}.db")
+        server = server or self.sessiond(f"{name}.db")
         server.hello(body)
         return self.load(name, server, "/hello", [cookie + "\t" for cookie in cookies], **options)
 
@@ -108,12 +108,15 @@ def resolve(bench):
         sizes[name] = len(body)
         if name == "sessiond on Redis":
             loads.append(bench.hello(body, cookies))
+            loads.append(bench.hello(body, cookies, "hello, axum::serve", bench.start(servers.axum)))
         loads.append(bench.resolves(name, server, cookies))
     loads.append(Floor(redis, 500))
     runs = bench.runs(loads)
     facts = {
         "resolve rps": runs.ratio("sessiond on Redis", "hello"),
+        "resolve axum rps": runs.ratio("sessiond on Redis", "hello, axum::serve"),
         "cache rps": runs.ratio("sessiond, near-cache", "hello"),
+        "cache axum rps": runs.ratio("sessiond, near-cache", "hello, axum::serve"),
         "fastify rps": runs.ratio("sessiond on Redis", "fastify"),
     }
     for peer in ("express", "express, disableTouch"):
@@ -123,7 +126,7 @@ def resolve(bench):
     text = (
         f"`GET /v1/session` and what each peer has for it: the same session and, but for the id, the same body of {sizes['sessiond on Redis']} "
         f"bytes ({min(sizes.values())} to {max(sizes.values())}). {COOKIES:,} cookies in turn. *hello* is an axum handler that does nothing but "
-        "answer the same body, over the same accept loop. All that say Redis share one redis-server, over its unix socket. Each "
+        "answer the same body, over the same accept loop; under `axum::serve`, which has no deadlines, it is faster. All that say Redis share one redis-server, over its unix socket. Each "
         "peer is one process, as its README puts it together; Node.js has `NODE_ENV=production`. Every resolve reads the "
         "session from the store, and writes nothing, but for express: by default it also sends an `EXPIRE` with each request. "
         "(So would fastify send a `SET`, were not `rolling` turned off.) tower-sessions does not sign its cookie; it is "

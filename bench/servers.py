@@ -86,6 +86,12 @@ class Service(Process):
     def connect(self):
         return http.client.HTTPConnection(self.address, timeout=60)
 
+    def hello(self, body):
+        """Makes /hello answer with `body`."""
+        connection = self.connect()
+        connection.request("PUT", "/hello", body)
+        assert connection.getresponse().status == 200
+
     def body(self, session):
         """What this server is sent to issue `session`."""
         return session
@@ -106,12 +112,6 @@ class Sessiond(Service):
         cls.binary = cls.binary or build.sessiond()
         return cls.binary
 
-    def hello(self, body):
-        """Makes /hello answer with `body`."""
-        connection = self.connect()
-        connection.request("PUT", "/hello", body)
-        assert connection.getresponse().status == 200
-
 
 class Peer(Service):
     """Another way to have sessions. It stores what sessiond would answer, so that both send the same body."""
@@ -125,6 +125,10 @@ class Peer(Service):
         return json.dumps({"user_id": given["user_id"], "data": given["data"], "created_at": at, "touched_at": at,
                            "expires_at": at, "lifetime_ends_at": at, "idle_timeout_ms": 86_400_000, "client": None},
                           separators=(",", ":"))
+
+
+def axum(folder):
+    return Service([build.axum()], folder)
 
 
 def express(folder, redis, disable_touch=False):

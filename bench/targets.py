@@ -23,7 +23,9 @@ class Target:
 
 TARGETS = [
     Target("resolve through Redis against hello, requests/s", "resolve rps", least=0.62),
+    Target("the same, hello under axum::serve", "resolve axum rps", least=0.62),
     Target("resolve from the near-cache against hello, requests/s", "cache rps", least=0.88),
+    Target("the same, hello under axum::serve", "cache axum rps", least=0.88),
     Target("resolve through Redis against express, requests/s", "express rps", least=10, unit="x"),
     Target("the same, express with disableTouch", "express, disableTouch rps", least=10, unit="x"),
     Target("resolve through Redis against express, CPU/request", "express cpu", most=1 / 13),
