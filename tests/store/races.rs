@@ -352,6 +352,8 @@ pub(crate) async fn a_regenerate_beside_a_login_takes_one_place(fixture: &Fixtur
         for _ in 0..2 {
             issue_to(&sessions[0], "u").await.unwrap();
         }
+        // Which is the oldest is told by the millisecond, and then by the id, which is about to be another.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         let renewed = issue_to(&sessions[0], "u").await.unwrap();
         let (logging_in, regenerating) = (sessions[0].clone(), sessions[1].clone());
         let regenerate =
