@@ -339,9 +339,8 @@ impl Store for Redis {
     fn watch(&self, watcher: Arc<dyn Watcher>) {
         self.watched.get_or_init(|| Watched {
             _tracker: AbortOnDropHandle::new(tokio::spawn(tracker::track(
-                self.link.client().clone(),
+                self.link.clone(),
                 self.key_prefix.clone(),
-                self.link.changes(),
                 Arc::clone(&watcher),
             ))),
             watcher,

@@ -142,7 +142,7 @@ async fn serve(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, ha
             ["CLIENT", "SETINFO", ..] => OK.into(),
             ["CLIENT", "TRACKING", ..] => break hand_over(command, read, write, hands).await,
             ["PING"] => PONG.into(),
-            ["INFO"] => INFO.into(),
+            ["INFO", ..] => INFO.into(),
             ["PTTL", _] => PTTL.into(),
             _ => {
                 let (answer, awaited) = oneshot::channel();

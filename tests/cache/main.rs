@@ -5,6 +5,7 @@
 mod cache;
 mod fake;
 mod history;
+mod moved;
 #[path = "../common/policy.rs"]
 mod policy;
 mod recorder;

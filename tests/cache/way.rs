@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) struct Way {
     held: watch::Sender<bool>,
+    socket: watch::Sender<PathBuf>,
     listening: JoinHandle<()>,
     folder: TempDir,
 }
@@ -21,16 +22,23 @@ impl Way {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("way.sock")).unwrap();
         let (held, of_each) = watch::channel(false);
+        let (socket, leads_to) = watch::channel(socket);
         let listening = tokio::spawn(async move {
             while let Ok((caller, _)) = listener.accept().await {
-                tokio::spawn(pass(caller, socket.clone(), of_each.clone()));
+                let socket = leads_to.borrow().clone();
+                tokio::spawn(pass(caller, socket, of_each.clone()));
             }
         });
-        Self { held, listening, folder }
+        Self { held, socket, listening, folder }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}/way.sock", self.folder.path().display())
+    }
+
+    /// From now on to another one; who is on the way already goes on to the first.
+    pub(crate) fn lead_to(&self, socket: PathBuf) {
+        self.socket.send_replace(socket);
     }
 
     /// Holds back what Redis says, or lets it through again, in order.

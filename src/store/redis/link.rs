@@ -39,10 +39,19 @@ const AWAY: [&str; 13] = [
     "WRONGPASS",
 ];
 
+#[derive(Clone)]
 pub(super) struct Link {
     client: Client,
-    connection: watch::Receiver<Option<MultiplexedConnection>>,
+    connection: watch::Receiver<Option<Connected>>,
     suspicion: Arc<Notify>,
+    moved: Arc<Notify>,
+}
+
+/// A connection, and what names the server at its end for as long as it runs, where that may be asked.
+#[derive(Clone)]
+struct Connected {
+    connection: MultiplexedConnection,
+    run_id: Option<String>,
 }
 
 impl Link {
@@ -52,27 +61,45 @@ impl Link {
         let client = Client::open(target.info.clone().set_tcp_settings(tcp))
             .map_err(|error| Error::Unexpected(error.category().into()))?;
         let (keeper, connection) = watch::channel(None);
-        let suspicion = Arc::new(Notify::new());
+        let (suspicion, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let first = connect(&client).await;
-        tokio::spawn(keep(client.clone(), first, keeper, Arc::clone(&suspicion)));
-        let mut link = Self { client, connection, suspicion };
+        tokio::spawn(keep(client.clone(), first, keeper, Arc::clone(&suspicion), Arc::clone(&moved)));
+        let mut link = Self { client, connection, suspicion, moved };
         let _ = link.connection.changed().await;
         Ok(link)
     }
 
     /// The connection, if there is one.
     pub(super) fn connection(&self) -> Result<MultiplexedConnection> {
-        self.connection.borrow().clone().ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
+        let connected = self.connection.borrow();
+        let connection = connected.as_ref().map(|connected| connected.connection.clone());
+        connection.ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
     }
 
-    /// What makes further connections to the same Redis.
+    /// What makes further connections to the same address.
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Changes whenever the connection is lost, and made anew.
-    pub(super) fn changes(&self) -> watch::Receiver<Option<MultiplexedConnection>> {
-        self.connection.clone()
+    /// Only what is lost or made anew after this is a change.
+    pub(super) fn mark_unchanged(&mut self) {
+        self.connection.mark_unchanged();
+    }
+
+    /// Waits until the connection is lost, or made anew.
+    pub(super) async fn changed(&mut self) {
+        let _ = self.connection.changed().await;
+    }
+
+    /// Whether a further connection, which has come to the server `run_id`, goes where this one does. If not, the address
+    /// leads elsewhere by now, and this one is made anew.
+    pub(super) fn is_to(&self, run_id: Option<&str>) -> bool {
+        let ours = self.connection.borrow().as_ref().and_then(|connected| connected.run_id.clone());
+        let same = run_id.zip(ours.as_deref()).is_none_or(|(theirs, ours)| theirs == ours);
+        if !same {
+            self.moved.notify_waiters();
+        }
+        same
     }
 
     /// What an error of the crate means to a caller.
@@ -92,24 +119,33 @@ impl Link {
 /// Keeps `keeper` filled until nobody reads it. An outage is logged once, when it begins and when it is over.
 async fn keep(
     client: Client,
-    first: Result<MultiplexedConnection>,
-    keeper: watch::Sender<Option<MultiplexedConnection>>,
+    first: Result<Connected>,
+    keeper: watch::Sender<Option<Connected>>,
     suspicion: Arc<Notify>,
+    moved: Arc<Notify>,
 ) {
     let mut attempt = first;
     let mut away = false;
     while !keeper.is_closed() {
         match attempt {
-            Ok(connection) => {
+            Ok(connected) => {
                 if std::mem::take(&mut away) {
                     tracing::info!("Redis is back");
                 }
-                let _ = keeper.send(Some(connection.clone()));
-                while !keeper.is_closed() && answers(connection.clone()).await {
-                    let _ = timeout(HEARTBEAT, suspicion.notified()).await;
-                }
+                let connection = connected.connection.clone();
+                let _ = keeper.send(Some(connected));
+                let serves = async {
+                    while !keeper.is_closed() && serves(connection.clone()).await {
+                        let _ = timeout(HEARTBEAT, suspicion.notified()).await;
+                    }
+                    "it does not answer, or is a replica"
+                };
+                let why = tokio::select! {
+                    why = serves => why,
+                    () = moved.notified() => "its address leads to another server",
+                };
                 if !keeper.is_closed() {
-                    tracing::error!("Redis is away: it does not answer; connecting anew until it does");
+                    tracing::error!("Redis is away: {why}; connecting anew until it is back");
                 }
                 away = true;
                 let _ = keeper.send(None);
@@ -128,35 +164,50 @@ async fn keep(
     }
 }
 
-async fn answers(mut connection: MultiplexedConnection) -> bool {
-    let pong = timeout(DEADLINE, redis::cmd("PING").exec_async(&mut connection)).await;
-    // A server that refuses PING (LOADING, NOPERM) still answers.
-    pong.is_ok_and(|pong| pong.map_or_else(|error| error.code().is_some(), |()| true))
+/// A replica does not: it refuses writes, and is behind in what is read.
+async fn serves(mut connection: MultiplexedConnection) -> bool {
+    let info = timeout(DEADLINE, info(&mut connection, "replication")).await;
+    info.is_ok_and(|info| info.is_ok_and(|info| !info.is_some_and(|info| is_replica(&info))))
 }
 
-async fn connect(client: &Client) -> Result<MultiplexedConnection> {
+async fn connect(client: &Client) -> Result<Connected> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
         .set_response_timeout(None)
         .set_pipeline_buffer_size(QUEUE);
     let attempt = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let info = match redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await {
-            Ok(info) => Some(info),
-            // A user that may not ask (an ACL) is believed.
-            Err(error) if error.code().is_some() => None,
-            Err(error) => return Err(error),
-        };
+        let info = info(&mut connection, "default").await?;
         Ok((connection, info))
     };
     let (connection, info) = timeout(DEADLINE, attempt)
         .await
         .map_err(|_| Error::Unavailable("no answer".into()))?
         .map_err(|error| Error::Unavailable(reason(&error)))?;
-    if let Some(info) = info {
-        check(&info)?;
+    if let Some(info) = &info {
+        check(info)?;
     }
-    Ok(connection)
+    Ok(Connected { connection, run_id: info.as_ref().and_then(run_id) })
+}
+
+/// What Redis says of itself. None from one that answers, but not that: while it does (LOADING, BUSY), or for a user that
+/// may not ask (NOPERM), who is believed.
+pub(super) async fn info(
+    connection: &mut MultiplexedConnection,
+    section: &str,
+) -> std::result::Result<Option<InfoDict>, RedisError> {
+    match redis::cmd("INFO").arg(section).query_async(connection).await {
+        Err(error) if error.code().is_some() => Ok(None),
+        info => info.map(Some),
+    }
+}
+
+pub(super) fn run_id(info: &InfoDict) -> Option<String> {
+    info.get("run_id")
+}
+
+fn is_replica(info: &InfoDict) -> bool {
+    info.get::<String>("role").is_some_and(|role| role == "slave")
 }
 
 /// The code of Redis's reply; of a pipeline the first, of which the crate tells none that it does not know.
@@ -179,6 +230,9 @@ fn check(info: &InfoDict) -> Result<()> {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_some_and(|major| major < 7) {
         return Err(Error::Unavailable(format!("this is Redis {version}, and 7.0 or later is needed")));
+    }
+    if is_replica(info) {
+        return Err(Error::Unavailable("this Redis is a replica: give the address of its primary".into()));
     }
     let policy: String = info.get("maxmemory_policy").unwrap_or_default();
     if policy.starts_with("allkeys") {

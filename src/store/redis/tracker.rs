@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::link::reason;
+use super::link::{Link, info, reason, run_id};
 use crate::store::{DEADLINE, Watcher};
 
 /// How long to wait after a connection that failed.
@@ -23,24 +23,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often a watcher is told that everything was told, as a part of its staleness.
 const BEATS: u32 = 5;
 
-/// Tracks until it is dropped. Begins anew whenever `link`, the connection over which we ask, is another one: then both
-/// are on the same Redis.
-pub(super) async fn track<T>(
-    client: Client,
-    prefix: String,
-    mut link: watch::Receiver<Option<T>>,
-    watcher: Arc<dyn Watcher>,
-) {
-    let info = client.get_connection_info().clone();
+/// Tracks until it is dropped, what is read over `link`: begins anew whenever that is another connection, and has it made
+/// anew when it goes to another server. So nothing is kept that one server has said and another would tell of.
+pub(super) async fn track(link: Link, prefix: String, watcher: Arc<dyn Watcher>) {
+    let info = link.client().get_connection_info().clone();
     // RESP3 is the protocol that has pushes.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let Ok(client) = Client::open(info.set_redis_settings(settings)) else { return };
     let heartbeat = watcher.max_staleness() / BEATS;
     let (mut away, ended) = (false, Arc::new(Notify::new()));
+    let mut changes = link.clone();
     loop {
-        link.mark_unchanged();
+        changes.mark_unchanged();
         let end = async {
-            let mut connection = connect(&client, &prefix, &watcher, &ended).await?;
+            let (mut connection, run_id) = connect(&client, &prefix, &watcher, &ended).await?;
+            if !link.is_to(run_id.as_deref()) {
+                return Err((redis::ErrorKind::Io, "the address leads to another server").into());
+            }
             watcher.doubt();
             if std::mem::take(&mut away) {
                 tracing::info!("the near-cache follows Redis again");
@@ -55,7 +54,7 @@ pub(super) async fn track<T>(
         };
         let end: Result<Infallible, RedisError> = tokio::select! {
             end = end => end,
-            _ = link.changed() => Err(late()),
+            () = changes.changed() => Err((redis::ErrorKind::Io, "the connection for calls is another one").into()),
         };
         watcher.doubt();
         if let Err(error) = end
@@ -77,7 +76,7 @@ async fn connect(
     prefix: &str,
     watcher: &Arc<dyn Watcher>,
     ended: &Arc<Notify>,
-) -> Result<MultiplexedConnection, RedisError> {
+) -> Result<(MultiplexedConnection, Option<String>), RedisError> {
     let (told, strip, ended) = (Arc::clone(watcher), prefix.to_owned(), Arc::clone(ended));
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
@@ -92,9 +91,10 @@ async fn connect(
         });
     let attempt = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let run_id = info(&mut connection, "server").await?.as_ref().and_then(run_id);
         let mut tracking = redis::cmd("CLIENT");
         tracking.arg(&["TRACKING", "ON", "BCAST", "PREFIX", prefix]).exec_async(&mut connection).await?;
-        Ok(connection)
+        Ok((connection, run_id))
     };
     timeout(DEADLINE, attempt).await.unwrap_or_else(|_| Err(late()))
 }
