@@ -87,20 +87,23 @@ pub(super) fn size(session: &Session) -> usize {
 #[derive(Clone)]
 pub(super) struct Shown {
     body: Bytes,
+    /// With the room that was not needed, and stays taken.
+    body_bytes: usize,
     etag: HeaderValue,
 }
 
 impl Shown {
     pub(super) fn new(session: &Session, set_cookie: Option<&str>) -> Self {
-        let body = json(&Body::new(session, set_cookie), size(session)).into();
+        let body = json(&Body::new(session, set_cookie), size(session));
+        let body_bytes = body.capacity();
         // Base64 in quotes is a header's value.
         let etag = HeaderValue::from_maybe_shared(Bytes::from(session.etag()));
-        Self { body, etag: etag.unwrap_or(HeaderValue::from_static("")) }
+        Self { body: body.into(), body_bytes, etag: etag.unwrap_or(HeaderValue::from_static("")) }
     }
 
     /// How many bytes this takes.
     pub(super) fn bytes(&self) -> usize {
-        self.body.len() + self.etag.len()
+        self.body_bytes + self.etag.len()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::policy::TOLERANCE;
 use super::{Error, Id, Session, Sessions, Touch};
 use crate::clock::Ms;
 use crate::store::{Cache, Limits, Store, Watcher};
@@ -128,7 +129,8 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
             let kept = Kept {
                 value: value.clone(),
                 asked_at: now,
-                expires_at: session.standing.expires_at,
+                // The store's own expiry may be this much sooner.
+                expires_at: session.standing.expires_at - TOLERANCE,
                 touch_due_at: session.standing.touch_due_at,
                 touching_until: AtomicI64::new(0),
             };

@@ -12,7 +12,7 @@ pub const MAX_SPAN: Ms = 400 * 24 * 60 * 60 * 1000;
 
 /// How far apart the store's expiry and the record's may be and still be the same, in ms: round trips and
 /// Express's whole seconds.
-const TOLERANCE: u64 = 1000;
+pub(super) const TOLERANCE: Ms = 1000;
 
 /// How many bytes of data one step reads at the most, and how many records.
 const STEP_BYTES: usize = 16 * 1024 * 1024;
@@ -98,7 +98,7 @@ impl Policy {
     pub fn idle_timeout_of(&self, record: &Record) -> Ms {
         let ours = record.ours.as_ref().map(|ours| ours.idle_timeout_ms);
         match (record.original_max_age(), ours) {
-            (Some(max_age), Some(ours)) if max_age <= ours && ours.abs_diff(max_age) < TOLERANCE => ours,
+            (Some(max_age), Some(ours)) if max_age <= ours && ours.abs_diff(max_age) < TOLERANCE.unsigned_abs() => ours,
             (Some(max_age), _) => max_age,
             (None, Some(ours)) => ours,
             (None, None) => self.idle_timeout,
@@ -135,7 +135,9 @@ impl Policy {
         let noted =
             record.ours.as_ref().map(|ours| (ours.touched_at, expiry(idle_timeout, lifetime_ends_at, ours.touched_at)));
         let (touched_at, expires_at) = match (stored_expiry, noted) {
-            (Some(stored), Some((touched_at, noted))) if stored.abs_diff(noted) <= TOLERANCE => (touched_at, noted),
+            (Some(stored), Some((touched_at, noted))) if stored.abs_diff(noted) <= TOLERANCE.unsigned_abs() => {
+                (touched_at, noted)
+            }
             (Some(stored), _) => {
                 (stored.saturating_sub(idle_timeout).min(now), stored.min(lifetime_ends_at.unwrap_or(Ms::MAX)))
             }

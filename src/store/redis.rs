@@ -186,9 +186,10 @@ impl Store for Redis {
     }
 
     async fn find(&self, id: &str, now: Ms) -> Result<Option<Found>> {
+        let deadline = deadline();
         let ask = async |ids: Vec<String>| {
             // Boxed, so that those who do not ask are not as large.
-            let found = Box::pin(self.read_all(ids.iter().map(String::as_str), now, deadline()));
+            let found = Box::pin(self.read_all(ids.iter().map(String::as_str), now, deadline));
             match found.await {
                 Ok(found) => found.into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error); ids.len()],
@@ -198,7 +199,7 @@ impl Store for Redis {
             Some(found) => found,
             // Who asked for this one too has hung up.
             None => {
-                let found = Box::pin(self.read_all(std::iter::once(id), now, deadline()));
+                let found = Box::pin(self.read_all(std::iter::once(id), now, deadline));
                 Ok(found.await?.pop().flatten())
             }
         }

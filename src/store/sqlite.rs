@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
 
-use self::writer::{Watched, WriteJob, checkpoint, write};
+use self::writer::{Log, Watched, WriteJob, checkpoint, write};
 use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, Watcher, deadline, within};
 use crate::clock::Ms;
 
@@ -38,7 +38,7 @@ const BUSY: Duration = Duration::from_millis(400);
 /// How much a reader may cache, in KiB: with less, most reads of a million sessions go to the system for a page. It
 /// takes what there is to cache.
 const READER_CACHE: u32 = 64 * 1024;
-/// As above for a connection that writes; more costs more, since SQLite walks through all of it at some commits.
+/// As above for the connections that write and copy; more costs more, since SQLite walks through all of it at some commits.
 const WRITER_CACHE: u32 = 4 * 1024;
 
 /// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
@@ -81,7 +81,8 @@ impl Sqlite {
         let watcher = Arc::default();
         let watched = Watched::new(Arc::clone(&watcher));
         let checkpointer = connect(WRITER_CACHE)?;
-        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched, &calls))?);
+        let log = Log::of(&mut writer, calls).map_err(|error| named(&error))?;
+        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched, log))?);
         threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called))?);
         Ok(Self { reads, writes, watcher, threads })
     }
@@ -288,8 +289,7 @@ impl Store for Sqlite {
 fn connect(path: &Path, cache_kib: u32) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    connection
-        .execute_batch("pragma journal_mode = wal; pragma synchronous = normal; pragma wal_autocheckpoint = 16384;")?;
+    connection.execute_batch("pragma journal_mode = wal; pragma synchronous = normal;")?;
     connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     Ok(connection)
 }
