@@ -2,7 +2,7 @@
 
 use super::survey::Step;
 use super::{Error, Sessions, Survey};
-use crate::store::{Enlisted, Store};
+use crate::store::Enlisted;
 
 /// What became of the entries of a walk.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Adopted {
         let wanted: Vec<_> =
             owned.iter().zip(&unlisted).filter(|(_, unlisted)| **unlisted).map(|(one, _)| *one).collect();
         if !dry_run {
-            sessions.store().enlist(&wanted, step.now).await?;
+            sessions.store(sessions.begin()).enlist(&wanted, step.now).await?;
         }
         self.adopted += wanted.len() as u64;
         self.listed += (owned.len() - wanted.len()) as u64;

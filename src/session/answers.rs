@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::policy::TOLERANCE;
 use super::{Error, Id, Session, Sessions, Touch};
 use crate::clock::Ms;
-use crate::store::{Cache, Limits, Store, Watcher};
+use crate::store::{Cache, Limits, Watcher};
 
 /// How long a caller who writes a touch is given for it, before the next one does, in ms.
 const LEASE: Ms = 1000;
@@ -71,7 +71,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
     pub fn new(sessions: Sessions, limits: Option<Limits>) -> Self {
         let cache = limits.map(|limits| Arc::new(Cache::new(limits)));
         if let Some(cache) = &cache {
-            sessions.store().watch(Arc::clone(cache) as _);
+            sessions.inner.store.watch(Arc::clone(cache) as _);
         }
         Self { sessions, cache }
     }
@@ -95,7 +95,8 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
         exact: bool,
         make: impl Fn(&Session) -> (V, usize),
     ) -> Result<Option<Answer<V>>, Error> {
-        let now = self.sessions.now();
+        let call = self.sessions.begin();
+        let now = call.now;
         let lookups = &self.sessions.metrics().lookups;
         let mut ticket = None;
         match &self.cache {
@@ -114,7 +115,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
                 }
             }
         }
-        let Some(session) = self.sessions.resolve_at(id, touch, now).await? else {
+        let Some(session) = self.sessions.resolve_at(id, touch, call).await? else {
             // The store tells of it too; this is sooner.
             if let Some(cache) = &self.cache {
                 cache.changed(id.as_str());

@@ -1,10 +1,10 @@
 //! Everything of one user: listing it, and logging out everywhere.
 
-use std::collections::HashSet;
+use tokio::time::Instant;
 
-use super::{Error, Id, Record, Session, Sessions};
+use super::{BY_USER, Call, Error, Id, Record, Session, Sessions};
 use crate::clock::Ms;
-use crate::store::{Listed, Store};
+use crate::store::{Listed, Page, Position};
 
 /// One page of a user's sessions.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Listing {
     /// Those that are live.
     pub sessions: Vec<Session>,
     /// Where the next page begins; None: this was the last.
-    pub next: Option<(Ms, String)>,
+    pub next: Option<Position>,
 }
 
 /// A session of a user. Times are unknown for a record that cannot be read, or that Express made.
@@ -20,6 +20,8 @@ pub(super) struct Row {
     pub id: String,
     pub created_at: Option<Ms>,
     pub touched_at: Option<Ms>,
+    /// Whether it holds a place for a login that is not complete.
+    pub pending: bool,
 }
 
 impl Sessions {
@@ -34,28 +36,27 @@ impl Sessions {
         self.finish(async move { sessions.revoke_listed(&user_id, except.as_ref()).await }).await
     }
 
-    /// Always from the top: a session that is touched or regenerated meanwhile moves there.
+    /// Always from the start, until a single page has had every session and none of them had gone: one that is
+    /// regenerated meanwhile may be anywhere in the list.
     async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<usize, Error> {
-        let mut revoked = 0;
-        let mut spared = HashSet::new();
+        let (mut revoked, mut standing) = (0, 0);
+        let deadline = Instant::now() + BY_USER;
         loop {
-            let now = self.now();
-            let limit = self.policy().step() + spared.len();
-            let rows = self.store().list_by_user(user_id, None, limit, true, now).await?;
-            let mut again = rows.len() == limit;
-            let (kept, ended): (Vec<_>, Vec<_>) = rows
+            let call = Call { deadline, ..self.begin() };
+            let page = self.store(call).sweep_user(user_id, self.policy().step() + standing, call.now).await?;
+            let (spared, ended): (Vec<_>, Vec<_>) = page
+                .rows
                 .into_iter()
                 .partition(|row| except.is_some_and(|id| id.as_str() == row.id) || !self.is_of(row, user_id));
-            spared.extend(kept.into_iter().map(|row| row.id));
-            if !ended.is_empty() {
-                let ids: Vec<&str> = ended.iter().map(|row| row.id.as_str()).collect();
-                let removed = self.store().remove(&ids, Some(user_id), now).await?;
+            standing = spared.len() + page.in_progress;
+            let ids: Vec<&str> = ended.iter().map(|row| row.id.as_str()).collect();
+            let mut removed = 0;
+            if !ids.is_empty() {
+                removed = self.store(call).remove(&ids, Some(user_id), call.now).await?;
                 self.metrics().revoked.by_user.inc_by(removed as u64);
                 revoked += removed;
-                // Some were gone since they were listed: perhaps regenerated, and then their successors are listed now.
-                again |= removed < ids.len();
             }
-            if !again {
+            if page.next.is_none() && page.vanished == 0 && removed == ids.len() {
                 return Ok(revoked);
             }
         }
@@ -66,20 +67,18 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn list(&self, user_id: &str, after: Option<(Ms, String)>, limit: usize) -> Result<Listing, Error> {
-        let now = self.now();
+    pub async fn list(&self, user_id: &str, after: Option<Position>, limit: usize) -> Result<Listing, Error> {
+        let call = Call { deadline: Instant::now() + BY_USER, ..self.begin() };
         let mut listing = Listing { sessions: Vec::new(), next: after };
         let mut left = limit;
         loop {
-            let step = self.policy().step().min(left);
-            let after = listing.next.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-            let rows = self.store().list_by_user(user_id, after, step, false, now).await?;
-            listing.next = next(&rows, step);
-            left -= rows.len();
-            listing.sessions.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
+            let page = self.page(user_id, listing.next.as_ref(), left, call).await?;
+            left = left.saturating_sub(page.rows.len());
+            listing.next = page.next;
+            listing.sessions.extend(page.rows.into_iter().filter(|row| self.is_of(row, user_id)).filter_map(|row| {
                 let id = Id::parse(row.id)?;
                 let record = Record::decode(&row.found.record).ok()?;
-                let standing = self.policy().standing(&record, row.found.expires_at, now)?;
+                let standing = self.policy().standing(&record, row.found.expires_at, call.now)?;
                 Some(self.session(id, record, standing, false))
             }));
             if left == 0 || listing.next.is_none() {
@@ -89,19 +88,34 @@ impl Sessions {
     }
 
     /// Every session of a user, without the data.
-    pub(super) async fn rows(&self, user_id: &str, now: Ms) -> Result<Vec<Row>, Error> {
-        let (step, mut theirs, mut after) = (self.policy().step(), Vec::new(), None::<(Ms, String)>);
+    pub(super) async fn rows(&self, user_id: &str, call: Call) -> Result<Vec<Row>, Error> {
+        let (mut theirs, mut after) = (Vec::new(), None);
         loop {
-            let from = after.as_ref().map(|(rank, id)| (*rank, id.as_str()));
-            let rows = self.store().list_by_user(user_id, from, step, false, now).await?;
-            after = next(&rows, step);
-            theirs.extend(rows.into_iter().filter(|row| self.is_of(row, user_id)).map(|row| {
+            let page = self.page(user_id, after.as_ref(), usize::MAX, call).await?;
+            after = page.next;
+            theirs.extend(page.rows.into_iter().filter(|row| self.is_of(row, user_id)).map(|row| {
                 let ours = Record::decode(&row.found.record).ok().and_then(|record| record.ours);
-                let times = ours.map(|ours| (ours.created_at, ours.touched_at));
-                Row { id: row.id, created_at: times.map(|times| times.0), touched_at: times.map(|times| times.1) }
+                let times = ours.as_ref().map(|ours| (ours.created_at, ours.touched_at));
+                Row {
+                    id: row.id,
+                    created_at: times.map(|times| times.0),
+                    touched_at: times.map(|times| times.1),
+                    pending: ours.is_some_and(|ours| ours.pending),
+                }
             }));
             if after.is_none() {
                 return Ok(theirs);
+            }
+        }
+    }
+
+    /// One page of the store, of `limit` rows at most: read again until everything in it was there.
+    async fn page(&self, user_id: &str, after: Option<&Position>, limit: usize, call: Call) -> Result<Page, Error> {
+        let limit = self.policy().step().min(limit);
+        loop {
+            let page = self.store(call).list_by_user(user_id, after, limit, call.now).await?;
+            if page.vanished == 0 {
+                return Ok(page);
             }
         }
     }
@@ -111,9 +125,4 @@ impl Sessions {
     fn is_of(&self, row: &Listed, user_id: &str) -> bool {
         Record::decode(&row.found.record).map_or(true, |record| self.user_of(&record).as_deref() == Some(user_id))
     }
-}
-
-/// Where the page after these rows begins.
-fn next(rows: &[Listed], limit: usize) -> Option<(Ms, String)> {
-    rows.last().filter(|_| rows.len() == limit).map(|row| (row.rank, row.id.clone()))
 }

@@ -5,9 +5,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Id, Loaded, Sessions};
+use super::{Call, Id, Loaded, Sessions};
 use crate::clock::Ms;
-use crate::store::{Enlisted, Store};
+use crate::store::Enlisted;
 
 /// How long a session that was listed once is taken to be so, in ms.
 const LISTED: Ms = 10 * 60 * 1000;
@@ -35,13 +35,13 @@ impl Met {
 impl Sessions {
     /// Sees to it that live sessions which an Express may have made are in their users' lists. One that could not be put
     /// there now is the next time that it is met.
-    pub(super) async fn enlist<'a>(&self, met: impl Iterator<Item = (&'a Id, &'a Loaded)>, now: Ms) {
+    pub(super) async fn enlist<'a>(&self, met: impl Iterator<Item = (&'a Id, &'a Loaded)>, call: Call) {
         let foreign = |loaded: &Loaded| self.policy().express_writes || loaded.record.ours.is_none();
         let unknown: Vec<_> = met
             .filter(|(_, loaded)| foreign(loaded))
             .filter_map(|(id, loaded)| {
                 let user_id = self.user_of(&loaded.record)?;
-                let (slot, hash) = self.inner.met.slot(id, &user_id, now);
+                let (slot, hash) = self.inner.met.slot(id, &user_id, call.now);
                 (slot.load(Ordering::Relaxed) != hash).then_some((id, user_id, loaded.standing.expires_at, slot, hash))
             })
             .collect();
@@ -52,7 +52,7 @@ impl Sessions {
             .iter()
             .map(|(id, user_id, expires_at, ..)| Enlisted { id: id.as_str(), user_id, expires_at: *expires_at })
             .collect();
-        match self.store().enlist(&entries, now).await {
+        match self.store(call).enlist(&entries, call.now).await {
             Ok(()) => unknown.iter().for_each(|(.., slot, hash)| slot.store(*hash, Ordering::Relaxed)),
             Err(error) => tracing::debug!(%error, "sessions were not put into their users' lists"),
         }

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::record::Ours;
-use super::{Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, span};
+use super::{Call, Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, span};
 use crate::clock::Ms;
-use crate::store::{Entry, Insertion, Store};
+use crate::store::{Entry, Insertion};
 
 /// What an issuer asks for. Spans are in ms.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +39,8 @@ impl Sessions {
     /// user has as many as they may have, and the policy is to refuse more.
     pub async fn issue(&self, new: NewSession) -> Result<Option<Session>, Error> {
         let policy = self.policy();
-        let now = self.now();
+        let call = self.begin();
+        let now = call.now;
         let idle_timeout_ms =
             span(new.idle_timeout_ms, policy.idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
         let lifetime = span(new.lifetime_ms, policy.lifetime, policy.max_lifetime, "/lifetime_ms")?;
@@ -53,6 +54,7 @@ impl Sessions {
             idle_timeout_ms,
             user_id: None,
             client: new.client,
+            pending: false,
         };
         let mut map = new.data;
         if let Some(user_id) = new.user_id {
@@ -61,50 +63,40 @@ impl Sessions {
         let data = Data::new(&map, "/data", policy.max_data_bytes)?;
         let persistent = !policy.browser_session;
         let session = match policy.max_sessions_per_user {
-            None => self.insert(ours, data, persistent, now).await?,
+            None => self.insert(ours, data, persistent, call).await?,
             Some(_) => {
                 let sessions = self.clone();
                 // A caller that hangs up does not leave one session too many.
-                self.finish(async move {
-                    if let Some(session) = sessions.reserve(&ours, &data, persistent, now).await? {
-                        return Ok(session);
-                    }
-                    let session = sessions.insert(ours, data, persistent, now).await?;
-                    sessions.evict(session.user_id.as_deref()).await;
-                    Ok::<_, Error>(session)
-                })
-                .await?
+                self.finish(async move { sessions.insert_limited(ours, data, persistent, call).await }).await?
             }
         };
         self.metrics().issued.inc();
         Ok(Some(session))
     }
 
-    /// Stores a new session.
-    pub(super) async fn insert(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Result<Session, Error> {
-        let mut new = self.unstored(ours, data, persistent, now);
+    /// Stores a new session, in one step.
+    async fn insert(&self, ours: Ours, data: Data, persistent: bool, call: Call) -> Result<Session, Error> {
+        let mut new = self.unstored(Id::random(), ours, data, persistent, call.now);
         let (record, expires_at) = (new.record.encode(), new.standing.expires_at);
         for _ in 0..MAX_RACES {
             let entry = Entry { record: &record, user_id: new.user_id.as_deref(), expires_at };
-            if self.store().insert(new.id.as_str(), entry, now).await? == Insertion::Done {
-                return Ok(self.session(new.id, new.record, new.standing, true));
+            match self.store(call).insert(new.id.as_str(), entry, call.now).await {
+                Ok(Insertion::Done) => return Ok(self.session(new.id, new.record, new.standing, true)),
+                Ok(Insertion::Refused) => new.id = Id::random(),
+                Err(error) => {
+                    self.withdraw(new.id, new.user_id);
+                    return Err(error.into());
+                }
             }
-            new.id = Id::random();
         }
         Err(Error::Contention)
     }
 
-    /// A new session, under a random id, as it is to be stored.
-    pub(super) fn unstored(&self, ours: Ours, data: Data, persistent: bool, now: Ms) -> Unstored {
+    /// A new session as it is to be stored.
+    pub(super) fn unstored(&self, id: Id, ours: Ours, data: Data, persistent: bool, now: Ms) -> Unstored {
         let standing = self.policy().touched(ours.idle_timeout_ms, Some(ours.lifetime_ends_at), now);
         let record = Record::new(&self.inner.attributes, persistent, ours, data, standing.expires_at);
         let user_id = self.user_of(&record);
-        Unstored { id: Id::random(), record, user_id, standing }
-    }
-
-    /// Ends a session of which nobody has been told.
-    pub(super) async fn withdraw(&self, id: &Id, user_id: Option<&str>, now: Ms) -> Result<(), Error> {
-        self.store().remove(&[id.as_str()], user_id, now).await?;
-        Ok(())
+        Unstored { id, record, user_id, standing }
     }
 }

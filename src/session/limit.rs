@@ -1,76 +1,163 @@
-//! How many sessions a user may have at once, and what becomes of one too many.
+//! How many sessions a user may have at once, and what happens to one too many.
 //!
-//! A session is stored first and counted then, so that of many that come at once each sees all that were stored before
-//! it was counted: the last of them sees to it that there are no more than the limit.
+//! With a limit, a new session takes a *place* first: it is stored as pending, which no caller can see, for [`PLACE`] only.
+//! Then it is confirmed: its record is replaced by one that is not pending and expires as it should. So a login that ends in
+//! an error, or whose process dies, occupies a place for seconds. (A single script cannot do it: the places of a user are
+//! keys on different nodes of a cluster.) Without a limit no place can be occupied, and a session is stored in one step.
+//!
+//! Sessions are counted after the own one was stored, so that of many logins at once the last one sees all of them.
 
-use std::time::Duration;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::record::Ours;
-use super::{Data, Error, MAX_RACES, OnLimit, Session, Sessions};
+use super::{Call, Data, Error, Id, MAX_RACES, OnLimit, Session, Sessions};
 use crate::clock::Ms;
-use crate::store::Store;
+use crate::store::{Entry, Insertion, Outcome};
 
-/// How often an issue that is refused among others looks again whether it was one too many. They withdraw at once, and
-/// there may be room for some of them.
+/// How long a place is held for a login that is not complete, in ms: far more than the deadline of a request.
+pub(super) const PLACE: Ms = 10_000;
+
+/// How often a login that is refused among others counts again. The others withdraw at once, and there may be room for
+/// some of them.
 const TRIES: u32 = 6;
 
-/// How long a session has been there when it is no longer about to be withdrawn, in ms.
+/// How much of the request's time one more try needs: a few calls to the store.
+const CALLS: Duration = Duration::from_millis(100);
+
+/// How old a session is that is no longer about to be withdrawn, in ms.
 const SETTLED: Ms = 2000;
 
+/// A place that is held, and the session that it is held for.
+pub(super) struct Place {
+    pub id: Id,
+    pub user_id: Option<String>,
+    record: Vec<u8>,
+}
+
 impl Sessions {
-    /// Where the policy is to refuse what is one too many: a session like this one, stored, that takes a place for its
-    /// user. None where it is another policy.
+    /// Stores a session that its user may have: as far as there is a limit, and others give way or it is refused.
+    pub(super) async fn insert_limited(
+        &self,
+        ours: Ours,
+        data: Data,
+        persistent: bool,
+        call: Call,
+    ) -> Result<Session, Error> {
+        for _ in 0..MAX_RACES {
+            let place = match self.reserve(&ours, &data, persistent, call).await? {
+                Some(place) => place,
+                None => self.hold(&ours, &data, persistent, call).await?,
+            };
+            let new = self.unstored(place.id.clone(), ours.clone(), data.clone(), persistent, call.now);
+            let entry = Entry {
+                record: &new.record.encode(),
+                user_id: new.user_id.as_deref(),
+                expires_at: new.standing.expires_at,
+            };
+            match self.store(call).replace(new.id.as_str(), &place.record, entry, call.now).await {
+                Ok(Outcome::Applied) => {
+                    self.evict(new.user_id.as_deref(), call).await;
+                    return Ok(self.session(new.id, new.record, new.standing, true));
+                }
+                // All of the user's sessions were revoked meanwhile.
+                Ok(Outcome::Changed | Outcome::Missing) => {}
+                Err(error) => {
+                    self.withdraw(place.id, place.user_id);
+                    return Err(error.into());
+                }
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    /// Where the policy is to refuse what is one too many: takes a place for a session like this one. `None` where it is
+    /// another policy, or the session has no user.
     pub(super) async fn reserve(
         &self,
         ours: &Ours,
         data: &Data,
         persistent: bool,
-        now: Ms,
-    ) -> Result<Option<Session>, Error> {
+        call: Call,
+    ) -> Result<Option<Place>, Error> {
         let policy = self.policy();
         let (Some(limit), OnLimit::Reject) = (policy.max_sessions_per_user, policy.on_limit) else { return Ok(None) };
         for trial in 1..=TRIES {
-            let new = self.insert(ours.clone(), data.clone(), persistent, now).await?;
-            let Some(user_id) = new.user_id.as_deref() else { return Ok(Some(new)) };
-            let theirs = match self.rows(user_id, now).await {
-                Ok(theirs) if theirs.len() <= limit => return Ok(Some(new)),
+            let place = self.hold(ours, data, persistent, call).await?;
+            let Some(user_id) = place.user_id.as_deref() else { return Ok(Some(place)) };
+            let theirs = match self.rows(user_id, call).await {
+                Ok(theirs) if theirs.len() <= limit => return Ok(Some(place)),
                 theirs => theirs,
             };
-            self.withdraw(&new.id, Some(user_id), now).await?;
-            let settled = theirs?.iter().filter(|row| row.created_at.is_none_or(|at| at <= now - SETTLED)).count();
-            if settled >= limit {
+            self.release(place, call).await;
+            let is_settled = |at: Option<Ms>| at.is_none_or(|at| at <= call.now - SETTLED);
+            if theirs?.iter().filter(|row| !row.pending && is_settled(row.created_at)).count() >= limit {
                 break;
             }
-            tokio::time::sleep(pause(trial)).await;
+            let pause = pause(trial);
+            if Instant::now() + pause + CALLS > call.deadline {
+                break;
+            }
+            sleep(pause).await;
         }
         Err(Error::TooManySessions { limit })
     }
 
-    /// Ends what a user has too many of, as the policy has it. What fails is tried again at their next login.
-    pub(super) async fn evict(&self, user_id: Option<&str>) {
+    /// Stores a session like this one as pending.
+    async fn hold(&self, ours: &Ours, data: &Data, persistent: bool, call: Call) -> Result<Place, Error> {
+        let ours = Ours { pending: true, ..ours.clone() };
+        for _ in 0..MAX_RACES {
+            let new = self.unstored(Id::random(), ours.clone(), data.clone(), persistent, call.now);
+            let record = new.record.encode();
+            let expires_at = new.standing.expires_at.min(call.now + PLACE);
+            let entry = Entry { record: &record, user_id: new.user_id.as_deref(), expires_at };
+            match self.store(call).insert(new.id.as_str(), entry, call.now).await {
+                Ok(Insertion::Done) => return Ok(Place { id: new.id, user_id: new.user_id, record }),
+                Ok(Insertion::Refused) => {}
+                Err(error) => {
+                    self.withdraw(new.id, new.user_id);
+                    return Err(error.into());
+                }
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    /// Gives a place back.
+    pub(super) async fn release(&self, place: Place, call: Call) {
+        let removed = self.store(call).remove(&[place.id.as_str()], place.user_id.as_deref(), call.now).await;
+        if removed.is_err() {
+            self.withdraw(place.id, place.user_id);
+        }
+    }
+
+    /// Ends the sessions that a user has too many. What fails is tried again at their next login.
+    pub(super) async fn evict(&self, user_id: Option<&str>, call: Call) {
         let policy = self.policy();
         let (Some(limit), Some(user_id)) = (policy.max_sessions_per_user, user_id) else { return };
-        if let Err(error) = self.evict_down_to(user_id, limit).await {
+        if policy.on_limit == OnLimit::Reject {
+            return;
+        }
+        if let Err(error) = self.evict_down_to(user_id, limit, call).await {
             tracing::warn!(%error, "a user may have more sessions than --max-sessions-per-user, until their next login");
         }
     }
 
-    async fn evict_down_to(&self, user_id: &str, limit: usize) -> Result<(), Error> {
+    async fn evict_down_to(&self, user_id: &str, limit: usize, call: Call) -> Result<(), Error> {
         for _ in 0..MAX_RACES {
-            let now = self.now();
-            let mut theirs = self.rows(user_id, now).await?;
+            let mut theirs = self.rows(user_id, call).await?;
+            // Nobody gives way to a login that may yet fail.
+            theirs.retain(|row| !row.pending);
             let over = theirs.len().saturating_sub(limit);
             // Everybody who evicts begins with the same ones.
             match self.policy().on_limit {
-                OnLimit::EvictOldest => theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone())),
+                OnLimit::EvictOldest | OnLimit::Reject => theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone())),
                 OnLimit::EvictIdle => theirs.sort_unstable_by_key(|row| (row.touched_at, row.id.clone())),
-                OnLimit::Reject => return Ok(()),
             }
             if over == 0 {
                 return Ok(());
             }
             let ids: Vec<&str> = theirs[..over].iter().map(|row| row.id.as_str()).collect();
-            let removed = self.store().remove(&ids, Some(user_id), now).await?;
+            let removed = self.store(call).remove(&ids, Some(user_id), call.now).await?;
             self.metrics().revoked.by_limit.inc_by(removed as u64);
         }
         Err(Error::Contention)

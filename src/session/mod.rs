@@ -20,6 +20,7 @@ mod revoke;
 mod survey;
 mod update;
 mod user;
+mod withdraw;
 
 pub use adopt::{Adopted, Unreadable};
 pub use answers::{Answer, Answers};
@@ -43,16 +44,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Ms};
 use crate::cookie::Attributes;
-use crate::store::{Metered, Store};
+use crate::store::{Calls, Metered, Store};
 use crate::telemetry::Metrics;
 
 /// How often a write is tried again when another one came first. Each lost race is another writer's win, so this
 /// many writers of one session at once all get through.
 const MAX_RACES: usize = 256;
+
+/// How long the calls to the store of one request may take, all together. One call ends within 500 ms
+/// ([`crate::store::DEADLINE`]); of a login that makes several on a slow link, the last ones get what is left.
+const REQUEST: Duration = Duration::from_millis(700);
+
+/// The same for listing and revoking a user, in as many steps as their sessions take. If the store does not answer, the
+/// step in progress ends the request within 500 ms.
+const BY_USER: Duration = Duration::from_secs(4);
 
 /// How many rows one step of a purge takes.
 const STEP: usize = 1000;
@@ -105,7 +115,15 @@ struct Inner {
     clock: Clock,
     metrics: Arc<Metrics>,
     met: enlist::Met,
+    withdrawals: withdraw::Withdrawals,
     tasks: TaskTracker,
+}
+
+/// When a verb started, and when its calls to the store have to have ended.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    now: Ms,
+    deadline: Instant,
 }
 
 /// A live session as it was read.
@@ -127,8 +145,17 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Self {
         let store = Metered::new(store, &metrics);
-        let (met, tasks) = (enlist::Met::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met, tasks }) }
+        let inner = Inner {
+            store,
+            policy,
+            attributes,
+            clock,
+            metrics,
+            met: enlist::Met::default(),
+            withdrawals: withdraw::Withdrawals::default(),
+            tasks: TaskTracker::new(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The policy.
@@ -142,7 +169,7 @@ impl Sessions {
     /// # Errors
     /// When it could not.
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(self.store().ping().await?)
+        Ok(self.store(self.begin()).ping().await?)
     }
 
     /// Frees what expired sessions take up in the store, in small steps; says how many.
@@ -152,7 +179,8 @@ impl Sessions {
     pub async fn purge(&self) -> Result<usize, Error> {
         let mut purged = 0;
         loop {
-            let step = self.store().purge_expired(self.now(), STEP).await?;
+            let call = self.begin();
+            let step = self.store(call).purge_expired(call.now, STEP).await?;
             purged += step;
             self.metrics().expired.inc_by(step as u64);
             if step < STEP {
@@ -181,12 +209,13 @@ impl Sessions {
         }
     }
 
-    fn store(&self) -> &Metered {
-        &self.inner.store
+    /// Starts a verb: reads the clock, once.
+    fn begin(&self) -> Call {
+        Call { now: self.inner.clock.now(), deadline: Instant::now() + REQUEST }
     }
 
-    fn now(&self) -> Ms {
-        self.inner.clock.now()
+    fn store(&self, call: Call) -> Calls<'_> {
+        self.inner.store.until(call.deadline)
     }
 
     /// Names the user where the policy wants them named.

@@ -127,7 +127,7 @@ impl Policy {
     /// `stored_expiry` is what the store will do. Within a second of what the record says, the record is more
     /// exact; further off, another writer has touched the session and the store is right. The `expires` inside a
     /// record is never judged by: Express leaves it stale. A store without an expiry (an Express with `disableTTL`)
-    /// counts as touched now, and due to be touched.
+    /// counts as touched now, and due to be touched. A pending record is not live.
     #[must_use]
     pub fn standing(&self, record: &Record, stored_expiry: Option<Ms>, now: Ms) -> Option<Standing> {
         let idle_timeout = self.idle_timeout_of(record);
@@ -144,7 +144,7 @@ impl Policy {
             (None, _) => (now, expiry(idle_timeout, lifetime_ends_at, now)),
         };
         let touch_due_at = stored_expiry.map_or(now, |_| self.touch_due_at(idle_timeout, touched_at));
-        let live = expires_at > now;
+        let live = expires_at > now && !record.ours.as_ref().is_some_and(|ours| ours.pending);
         live.then_some(Standing { idle_timeout, touched_at, expires_at, lifetime_ends_at, touch_due_at })
     }
 

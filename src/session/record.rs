@@ -50,6 +50,9 @@ pub struct Ours {
     /// Where the session was issued to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Client>,
+    /// Whether this only holds a place for a login that is not complete: then it is no live session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// express-session's `cookie` object: its fields, in its order, absent where it leaves them out.
@@ -234,6 +237,7 @@ mod tests {
             idle_timeout_ms: 60_000,
             user_id: Some("u1".into()),
             client: None,
+            pending: false,
         }
     }
 

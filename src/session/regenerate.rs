@@ -4,9 +4,9 @@ use serde_json::{Map, Value};
 
 use super::issue::Unstored;
 use super::record::Ours;
-use super::{Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, span};
+use super::{Call, Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, span};
 use crate::clock::Ms;
-use crate::store::{Entry, Outcome, Store};
+use crate::store::{Entry, Outcome};
 
 /// What may change with the id. None leaves a thing as it is. Spans are in ms.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +49,10 @@ impl Sessions {
         wanted: &Regenerate,
         if_match: impl Fn(&Session) -> bool + Send + Sync,
     ) -> Result<Option<Session>, Error> {
-        let now = self.now();
+        let call = self.begin();
+        let now = call.now;
         for _ in 0..MAX_RACES {
-            let Some(old) = self.load(id, now).await? else { return Ok(None) };
+            let Some(old) = self.load(id, call).await? else { return Ok(None) };
             if !if_match(&self.session(id.clone(), old.record.clone(), old.standing, false)) {
                 return Err(Error::PreconditionFailed);
             }
@@ -61,19 +62,17 @@ impl Sessions {
             // A user who logs in gets one session more; one who is logged in already does not.
             let user = wanted.user_id.as_ref().and_then(Option::as_deref);
             let place = match user.filter(|user| old_user.as_deref() != Some(user)) {
-                Some(_) => self.reserve(&ours, &data, persistent, now).await?,
+                Some(_) => self.reserve(&ours, &data, persistent, call).await?,
                 None => None,
             };
-            let new = self.unstored(ours, data, persistent, now);
-            let outcome = self.supersede(id, &old, old_user.as_deref(), &new, now).await;
-            if let Some(place) = place
-                && let Err(error) = self.withdraw(&place.id, place.user_id.as_deref(), now).await
-            {
-                tracing::warn!(%error, "a place for a session stays taken until it expires or is revoked");
+            let new = self.unstored(Id::random(), ours, data, persistent, now);
+            let outcome = self.supersede(id, &old, old_user.as_deref(), &new, call).await;
+            if let Some(place) = place {
+                self.release(place, call).await;
             }
             match outcome? {
                 Outcome::Applied => {
-                    self.evict(new.user_id.as_deref()).await;
+                    self.evict(new.user_id.as_deref(), call).await;
                     self.metrics().regenerated.inc();
                     return Ok(Some(self.session(new.id, new.record, new.standing, true)));
                 }
@@ -90,18 +89,18 @@ impl Sessions {
         old: &Loaded,
         old_user: Option<&str>,
         new: &Unstored,
-        now: Ms,
+        call: Call,
     ) -> Result<Outcome, Error> {
         let entry = Entry {
             record: &new.record.encode(),
             user_id: new.user_id.as_deref(),
             expires_at: new.standing.expires_at,
         };
-        let superseded = self.store().supersede(id.as_str(), &old.bytes, old_user, new.id.as_str(), entry, now).await;
+        let superseded =
+            self.store(call).supersede(id.as_str(), &old.bytes, old_user, new.id.as_str(), entry, call.now).await;
         if superseded.is_err() {
-            // Nobody will learn the new id, so it goes too; the caller has waited long enough.
-            let (sessions, id, user_id) = (self.clone(), new.id.clone(), new.user_id.clone());
-            self.inner.tasks.spawn(async move { sessions.withdraw(&id, user_id.as_deref(), now).await });
+            // Nobody will learn the new id.
+            self.withdraw(new.id.clone(), new.user_id.clone());
         }
         Ok(superseded?)
     }
@@ -121,6 +120,7 @@ impl Sessions {
             idle_timeout_ms,
             user_id: before.and_then(|ours| ours.user_id.clone()),
             client: wanted.client.clone().or_else(|| before.and_then(|ours| ours.client.clone())),
+            pending: false,
         };
         if wanted.data.is_none() && (wanted.user_id.is_none() || policy.user_pointer.is_none()) {
             if let Some(user_id) = &wanted.user_id {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Error, Id, Policy, Record, Sessions, Standing};
 use crate::clock::{Clock, Ms};
-use crate::store::{self, Check, Cursor, Enlisted, Found, Store};
+use crate::store::{self, Check, Cursor, Enlisted, Found};
 
 const HOUR: Ms = 60 * 60 * 1000;
 
@@ -43,9 +43,9 @@ impl Sessions {
     /// # Errors
     /// [`Error::Store`] when the store cannot say.
     pub async fn inspect(&self, id: &Id) -> Result<Option<Stored>, Error> {
-        let now = self.now();
-        let found = self.store().find(id.as_str(), now).await?;
-        Ok(found.map(|found| Stored::read(self.policy(), id.to_string(), found, now)))
+        let call = self.begin();
+        let found = self.store(call).find(id.as_str(), call.now).await?;
+        Ok(found.map(|found| Stored::read(self.policy(), id.to_string(), found, call.now)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Update: changing the data without losing another caller's change.
 
 use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
-use crate::store::{Entry, Outcome, Store};
+use crate::store::{Entry, Outcome};
 
 impl Sessions {
     /// Changes the session's data by compare-and-set, and touches it. None when there is no such session.
@@ -17,10 +17,11 @@ impl Sessions {
         change: &Change,
         if_match: impl Fn(&Session) -> bool + Send + Sync,
     ) -> Result<Option<Session>, Error> {
-        let now = self.now();
+        let call = self.begin();
+        let now = call.now;
         let policy = self.policy();
         for _ in 0..MAX_RACES {
-            let Some(loaded) = self.load(id, now).await? else { return Ok(None) };
+            let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
             let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
             if !if_match(&before) {
                 return Err(Error::PreconditionFailed);
@@ -33,7 +34,7 @@ impl Sessions {
             let changed = change.apply(map.clone().unwrap_or_default(), policy.max_data_bytes)?;
             if map.is_some_and(|map| map == changed) && !policy.resave {
                 return if loaded.standing.touch_due(now) {
-                    self.extend(id, loaded, now).await
+                    self.extend(id, loaded, call).await
                 } else {
                     Ok(Some(before))
                 };
@@ -48,7 +49,7 @@ impl Sessions {
             let expires_at = standing.expires_at;
             record.stamp(now, expires_at);
             let entry = Entry { record: &record.encode(), user_id: before.user_id.as_deref(), expires_at };
-            match self.store().replace(id.as_str(), &loaded.bytes, entry, now).await? {
+            match self.store(call).replace(id.as_str(), &loaded.bytes, entry, now).await? {
                 Outcome::Applied => return Ok(Some(self.session(id.clone(), record, standing, true))),
                 Outcome::Missing => return Ok(None),
                 Outcome::Changed => {}

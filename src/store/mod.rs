@@ -7,8 +7,9 @@
 //! - Only [`Store::insert`] creates, and it never overwrites. Every other write applies to an entry that is there, and
 //!   says whether it did ([`Outcome`]). So no write revives what was removed.
 //! - A write that was answered is seen by every later call, in every process on the same store.
-//! - Each entry may name a user. `list_by_user` finds every entry whose insert was answered before the listing began.
-//!   An insert that races the removal of all that was listed, with what is pending, is in the next listing or is refused.
+//! - Each entry may name a user. Whether a user's entry is listed depends on the entry alone, never on the clock that
+//!   wrote it. `list_by_user` and `sweep_user` find every entry whose insert was answered before they began.
+//! - An insert that races a sweep is found by it, or is listed afterwards, or is refused.
 //! - Who watches is told of each change before it is answered, also when it is answered with `Err`; and of each that comes
 //!   from elsewhere, soon ([`Watcher`]).
 //! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
@@ -22,7 +23,7 @@ mod survey;
 mod url;
 
 pub use self::cache::{Cache, Limits, Ticket, Watcher};
-pub use self::metered::Metered;
+pub use self::metered::{Calls, Metered};
 pub use self::redis::Redis;
 pub use self::sqlite::Sqlite;
 pub use self::survey::{Batch, Check, Cursor, IndexBatch, Survey, survey};
@@ -105,11 +106,26 @@ pub struct Found {
 pub struct Listed {
     /// The entry's id.
     pub id: String,
-    /// The order of the listing: an epoch ms, about when it expires.
-    pub rank: Ms,
     /// The entry.
     pub found: Found,
 }
+
+/// One bounded step through a user's entries.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The entries that this step found.
+    pub rows: Vec<Listed>,
+    /// Where the next step starts. `None` if this step has read the last entry.
+    pub next: Option<Position>,
+    /// How many entries the index named that no longer exist; by now it names them no more. One of them may have been
+    /// superseded by an entry that this step has not read: a caller who needs every entry repeats the step.
+    pub vanished: usize,
+    /// How many further entries are being inserted. None of them was acknowledged.
+    pub in_progress: usize,
+}
+
+/// A place in a user's list: an entry's rank, which is about when it expires in epoch ms, and its id.
+pub type Position = (Ms, String);
 
 /// What became of a write to an entry that should be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,8 +178,8 @@ pub trait Store: Send + Sync + 'static {
     async fn enlist(&self, entries: &[Enlisted<'_>], now: Ms) -> Result<()>;
 
     /// Puts `entry` under `new_id`, which is new, in the place of the one under `id`, if its record is `expected`, to the
-    /// byte: of many at once one applies. `user_id` is whose that one is, where known. Of the two at most one is ever
-    /// listed, and a removal of all that is listed, with what is `pending`, ends it whichever it is.
+    /// byte: of many at once one applies. `user_id` is whose that one is, where known. `list_by_user` shows at most one of
+    /// the two. A sweep that removes everything it finds ends the entry, whichever of the two it is by then.
     async fn supersede(
         &self,
         id: &str,
@@ -174,16 +190,13 @@ pub trait Store: Send + Sync + 'static {
         now: Ms,
     ) -> Result<Outcome>;
 
-    /// Entries of a user, the latest expiry first, `limit` at most; `after` is the last row of the page before.
-    /// `pending`: and then those that are being put in, for a caller who removes what it is given.
-    async fn list_by_user(
-        &self,
-        user_id: &str,
-        after: Option<(Ms, &str)>,
-        limit: usize,
-        pending: bool,
-        now: Ms,
-    ) -> Result<Vec<Listed>>;
+    /// Returns a user's entries, the latest expiry first. Looks at `limit` of them at most, those after `after`.
+    async fn list_by_user(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page>;
+
+    /// Returns a user's entries, the earliest expiry first, with those that are being inserted: for a caller who removes
+    /// what it gets. Looks at `limit` of them at most. A page without `next` and without `vanished` entries has every entry
+    /// that was acknowledged before the call, or its successor.
+    async fn sweep_user(&self, user_id: &str, limit: usize, now: Ms) -> Result<Page>;
 
     /// Frees the room of expired entries, `limit` at most; says how many it freed.
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize>;
@@ -214,6 +227,9 @@ fn deadline() -> Instant {
 
 /// Runs a step of a call until the call's deadline.
 async fn within<T>(deadline: Instant, step: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    let late = |_| Err(Error::Unavailable("no answer in time".into()));
-    tokio::time::timeout_at(deadline, step).await.unwrap_or_else(late)
+    tokio::time::timeout_at(deadline, step).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> Error {
+    Error::Unavailable("no answer in time".into())
 }

@@ -1,21 +1,16 @@
 //! The Redis store: one key a session, in the form that connect-redis reads and writes, and one index a user.
 //!
-//! - `sess:<id>`: the record, a string with `PX` expiry. The key is the truth.
-//! - `sess-user:<user_id>`: a sorted set of ids; it lives as long as its longest member. The score is the session's
-//!   expiry, or, while an insert is under way, minus the time until which it may be. An entry is a hint: one without a
-//!   session is pruned when listed, and a session without one gets it back at its next write.
+//! - `sess:<id>`: the record, a string with `PX` expiry. The key decides whether the session exists.
+//! - `sess-user:<user_id>`: a sorted set of ids, which lives as long as its longest member. [`index`] states its protocol.
 //!
-//! The index entry of a new session is written before its key and confirmed after it, so that what a listing sees as
-//! confirmed has a key, or had one that was removed since. No command needs a session's key and an index, so nothing here
-//! depends on both living on the same node.
+//! No command needs a session's key and an index, so nothing here depends on both living on the same node.
 //!
 //! # Beside an Express that writes
 //! An Express saves at the end of a request, blindly, what it read at the beginning: `SET` brings a removed key back. So
 //! where the [`Keyspace`] says that one writes here, two things change:
 //! - Whatever removes a session leaves `{sess:<id>}:revoked` behind, for as long as such a request may take. An entry
 //!   beside one is as missing, and is removed when it is next seen. The braces put both keys on one node.
-//! - An Express also extends sessions without telling the index. So there a score says nothing: an entry is dropped only
-//!   when its key is gone, and the index outlives its members by 30 days.
+//! - An Express also extends sessions without telling the index. So there the index outlives its members by 30 days.
 
 mod gather;
 mod index;
@@ -29,16 +24,16 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use futures_util::future::{join, try_join_all};
-use redis::{FromRedisValue, Pipeline, Script};
+use redis::{FromRedisValue, Pipeline, Script, ToRedisArgs};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::gather::Gather;
-use self::index::confirm;
+use self::index::{Announced, UNCONFIRMED, confirm};
 use self::link::Link;
 use super::url::RedisTarget;
 use super::{
-    Enlisted, Entry, Error, Found, Insertion, Keyspace, Listed, Outcome, Result, Store, Watcher, deadline, within,
+    Enlisted, Entry, Error, Found, Insertion, Keyspace, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
 };
 use crate::clock::Ms;
 
@@ -47,6 +42,8 @@ pub struct Redis {
     link: Link,
     key_prefix: String,
     index_prefix: String,
+    /// What version 0.1 put before a user's id, where that was something else.
+    legacy_index_prefix: Option<String>,
     /// How long the mark of a removed entry stays, in ms. None: nobody else writes here.
     tombstone: Option<Ms>,
     watched: OnceLock<Watched>,
@@ -66,11 +63,14 @@ impl Redis {
     pub async fn open(target: &RedisTarget, keyspace: &Keyspace) -> Result<Self> {
         let link = Link::open(target).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
-        let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
+        let index_prefix = index_prefix(&prefix);
+        let legacy_index_prefix =
+            Some(format!("{}-user:", prefix.trim_end_matches(':'))).filter(|legacy| *legacy != index_prefix);
         Ok(Self {
             link,
             key_prefix: prefix,
             index_prefix,
+            legacy_index_prefix,
             tombstone,
             watched: OnceLock::new(),
             finds: Gather::default(),
@@ -101,8 +101,23 @@ impl Redis {
         .inspect_err(|_| self.link.suspect())
     }
 
-    async fn invoke(&self, script: &Script, keys: &[String], args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
-        let answer = within(deadline, async {
+    async fn invoke(&self, script: &Script, keys: &[impl ToRedisArgs + Sync], args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
+        match self.eval(script, keys, args, deadline).await? {
+            0 => Ok(Outcome::Missing),
+            1 => Ok(Outcome::Changed),
+            2 => Ok(Outcome::Applied),
+            other => Err(Error::Unexpected(format!("a script answered {other}"))),
+        }
+    }
+
+    async fn eval<T: FromRedisValue + Send>(
+        &self,
+        script: &Script,
+        keys: &[impl ToRedisArgs + Sync],
+        args: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<T> {
+        within(deadline, async {
             let mut connection = self.link.connection()?;
             let mut invocation = script.prepare_invoke();
             for key in keys {
@@ -114,13 +129,7 @@ impl Redis {
             invocation.invoke_async(&mut connection).await.map_err(|error| self.link.failed(&error))
         })
         .await
-        .inspect_err(|_| self.link.suspect())?;
-        match answer {
-            0 => Ok(Outcome::Missing),
-            1 => Ok(Outcome::Changed),
-            2 => Ok(Outcome::Applied),
-            other => Err(Error::Unexpected(format!("a script answered {other}"))),
-        }
+        .inspect_err(|_| self.link.suspect())
     }
 
     /// Tells who watches of a write when it is dropped: when the write was made, or may have been. Redis tells of it
@@ -167,8 +176,10 @@ impl Store for Redis {
         self.announce(&mut pipeline, &index, id, entry.expires_at, now);
         pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl);
         confirm(&mut pipeline, &index, id, entry.expires_at);
-        let (added, set, confirmed): (bool, Option<String>, bool) = self.run(&pipeline, deadline).await?;
-        if set.is_some() && (confirmed || !added) {
+        let (added, overdue, set, confirmed): (bool, Vec<(String, f64)>, Option<String>, bool) =
+            self.run(&pipeline, deadline).await?;
+        if set.is_some() && confirmed {
+            self.tidy(&index, overdue, now, deadline).await;
             return Ok(Insertion::Done);
         }
         let mut undo = redis::pipe();
@@ -269,24 +280,30 @@ impl Store for Redis {
         let _changing = self.changing(&ids);
         let deadline = deadline();
         let (key, index) = (self.key(new_id), entry.user_id.map(|user_id| self.index(user_id)));
+        let ttl = ttl(entry.expires_at, now);
         let mut pipeline = redis::pipe();
         if let Some(index) = &index {
             self.announce(&mut pipeline, index, new_id, entry.expires_at, now);
         }
-        pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl(entry.expires_at, now)).ignore();
-        self.run::<Vec<bool>>(&pipeline, deadline).await?;
+        pipeline.cmd("SET").arg(&key).arg(entry.record).arg("NX").arg("PX").arg(ttl.min(UNCONFIRMED)).ignore();
+        let overdue = match &index {
+            Some(_) => self.run::<Announced>(&pipeline, deadline).await?.1,
+            None => self.run::<()>(&pipeline, deadline).await.map(|()| Vec::new())?,
+        };
         let stays = self.tombstone.unwrap_or_default().to_string();
         let outcome = self.invoke(&scripts::REMOVE, &self.keys(id), &[expected, stays.as_bytes()], deadline).await?;
-        let mut pipeline = redis::pipe();
+        pipeline.clear();
         if outcome == Outcome::Applied {
-            let Some(index) = &index else {
-                self.forget(&[id], user_id, deadline).await;
-                return Ok(Outcome::Applied);
-            };
-            confirm(&mut pipeline, index, new_id, entry.expires_at);
-            let (confirmed,): (bool,) = self.run(&pipeline, deadline).await?;
+            pipeline.cmd("PEXPIRE").arg(&key).arg(ttl);
+            if let Some(index) = &index {
+                confirm(&mut pipeline, index, new_id, entry.expires_at);
+            }
+            let stands: Vec<bool> = self.run(&pipeline, deadline).await?;
             self.forget(&[id], user_id, deadline).await;
-            if confirmed {
+            if !stands.contains(&false) {
+                if let Some(index) = &index {
+                    self.tidy(index, overdue, now, deadline).await;
+                }
                 return Ok(Outcome::Applied);
             }
             // All of the user's were removed meanwhile, this one with them.
@@ -306,26 +323,12 @@ impl Store for Redis {
         try_join_all(listed).await.map(|_| ())
     }
 
-    async fn list_by_user(
-        &self,
-        user_id: &str,
-        after: Option<(Ms, &str)>,
-        limit: usize,
-        pending: bool,
-        now: Ms,
-    ) -> Result<Vec<Listed>> {
-        let (index, deadline) = (self.index(user_id), deadline());
-        loop {
-            let (rows, dead) = self.page(&index, after, limit, pending, now, deadline).await?;
-            if dead.is_empty() {
-                return Ok(rows);
-            }
-            // What vanished between index and key may have been regenerated, and its successor may have come into the
-            // index after it was read: so a listing counts only when everything in it was there.
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("ZREM").arg(&index).arg(&dead).ignore();
-            self.run::<()>(&pipeline, deadline).await?;
-        }
+    async fn list_by_user(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page> {
+        self.latest(user_id, after, limit, now).await
+    }
+
+    async fn sweep_user(&self, user_id: &str, limit: usize, now: Ms) -> Result<Page> {
+        self.sweep(user_id, limit, now).await
     }
 
     async fn purge_expired(&self, _now: Ms, _limit: usize) -> Result<usize> {
@@ -367,7 +370,49 @@ fn ttl(expires_at: Ms, now: Ms) -> Ms {
     (expires_at - now).max(1)
 }
 
+/// What stands before a user's id in the key of their index. Each key prefix has one of its own, which no session's key
+/// starts with: so no id can name an index.
+fn index_prefix(key_prefix: &str) -> String {
+    match key_prefix.strip_suffix(':') {
+        Some(stem) => format!("{stem}-user:"),
+        None if format!("user:{key_prefix}").starts_with(key_prefix) => format!("by-user:{key_prefix}:"),
+        None => format!("user:{key_prefix}:"),
+    }
+}
+
 /// The key of the mark that a removed session leaves.
 fn tombstone(key: &str) -> String {
     ["{", key, "}:revoked"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_index_has_the_name_that_its_prefix_gives_it() {
+        for (prefix, index) in [
+            ("sess:", "sess-user:"),
+            ("sess", "user:sess:"),
+            ("app:", "app-user:"),
+            ("app::", "app:-user:"),
+            ("us", "by-user:us:"),
+            ("user:u", "by-user:user:u:"),
+        ] {
+            assert_eq!(index_prefix(prefix), index);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_id_names_an_index(prefix in "[usebyr:a-]{1,8}", other in "[usebyr:a-]{1,8}") {
+            prop_assert!(!index_prefix(&prefix).starts_with(&prefix));
+            let names: HashSet<String> = [&prefix, &other].into_iter().map(|prefix| index_prefix(prefix)).collect();
+            prop_assert_eq!(names.len(), if prefix == other { 1 } else { 2 });
+        }
+    }
 }

@@ -22,7 +22,9 @@ use tokio::sync::oneshot;
 pub(super) use self::survey::SqliteSurvey;
 
 use self::writer::{Log, Watched, WriteJob, checkpoint, write};
-use super::{Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Result, Store, Watcher, deadline, within};
+use super::{
+    Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
+};
 use crate::clock::Ms;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
@@ -195,8 +197,11 @@ impl Store for Sqlite {
 
     async fn remove(&self, ids: &[&str], _user_id: Option<&str>, now: Ms) -> Result<usize> {
         self.write(ids, move |db, ids| {
-            let mut delete = db.prepare_cached("delete from sessions where id = ? and expires_at > ?")?;
-            ids.iter().map(|id| delete.execute(params![id, now])).sum()
+            // Expired by this process's clock or not: by another's it may be live.
+            let mut delete = db.prepare_cached("delete from sessions where id = ? returning expires_at > ?")?;
+            let live = |id| delete.query_row(params![id, now], |row| row.get::<_, bool>(0)).optional();
+            let live = ids.iter().map(live).collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok(live.into_iter().flatten().filter(|live| *live).count())
         })
         .await
     }
@@ -237,33 +242,30 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn list_by_user(
-        &self,
-        user_id: &str,
-        after: Option<(Ms, &str)>,
-        limit: usize,
-        _pending: bool,
-        now: Ms,
-    ) -> Result<Vec<Listed>> {
-        let user_id = user_id.to_owned();
-        let (rank, last) = after.map_or((Ms::MAX, String::new()), |(rank, id)| (rank, id.to_owned()));
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    async fn list_by_user(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page> {
+        let (user_id, (rank, last)) = (user_id.to_owned(), after.cloned().unwrap_or((Ms::MAX, String::new())));
         self.read(move |db| {
             let sql = "select id, record, expires_at from sessions
                        where user_id = ? and expires_at > ? and (expires_at, id) < (?, ?)
                        order by expires_at desc, id desc limit ?";
-            db.prepare_cached(sql)?
-                .query_map(params![user_id, now, rank, last, limit], |row| {
-                    let rank = row.get(2)?;
-                    Ok(Listed { id: row.get(0)?, rank, found: Found { record: row.get(1)?, expires_at: Some(rank) } })
-                })?
-                .collect()
+            page(db, sql, params![user_id, now, rank, last, rows(limit)], limit)
+        })
+        .await
+    }
+
+    async fn sweep_user(&self, user_id: &str, limit: usize, _now: Ms) -> Result<Page> {
+        let user_id = user_id.to_owned();
+        self.read(move |db| {
+            // With those that have expired by this process's clock: by another's they may be live.
+            let sql =
+                "select id, record, expires_at from sessions where user_id = ? order by expires_at, id limit ?";
+            page(db, sql, params![user_id, rows(limit)], limit)
         })
         .await
     }
 
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = rows(limit);
         // Nothing is told of: what has expired is as missing as before.
         self.write(&[], move |db, _| {
             let sql = "delete from sessions where id in (select id from sessions where expires_at <= ? limit ?)";
@@ -316,6 +318,22 @@ fn execute(db: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<
 
 fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     Ok(Found { record: row.get(0)?, expires_at: Some(row.get(1)?) })
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The rows of `sql`, which are id, record and expiry; `limit` of them at most.
+fn page(db: &Connection, sql: &str, params: impl Params, limit: usize) -> rusqlite::Result<Page> {
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map(params, |row| {
+        let expires_at = row.get(2)?;
+        Ok((expires_at, Listed { id: row.get(0)?, found: Found { record: row.get(1)?, expires_at: Some(expires_at) } }))
+    })?;
+    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(rank, row)| (*rank, row.id.clone()));
+    Ok(Page { rows: rows.into_iter().map(|(_, row)| row).collect(), next, ..Page::default() })
 }
 
 fn outcome(db: &Connection, applied: bool, id: &str, now: Ms) -> rusqlite::Result<Outcome> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sessiond::clock::Ms;
 use sessiond::store::{
-    Cache, Enlisted, Entry, Found, Insertion, Limits, Listed, Outcome, Result, Store, Ticket, Watcher,
+    Cache, Enlisted, Entry, Found, Insertion, Limits, Outcome, Page, Position, Result, Store, Ticket, Watcher,
 };
 
 const LIMITS: Limits = Limits { bytes: 16 * 1024 * 1024, max_staleness: Duration::from_secs(60) };
@@ -87,15 +87,12 @@ impl Store for Near {
         self.store.enlist(entries, now).await
     }
 
-    async fn list_by_user(
-        &self,
-        user_id: &str,
-        after: Option<(Ms, &str)>,
-        limit: usize,
-        pending: bool,
-        now: Ms,
-    ) -> Result<Vec<Listed>> {
-        self.store.list_by_user(user_id, after, limit, pending, now).await
+    async fn list_by_user(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page> {
+        self.store.list_by_user(user_id, after, limit, now).await
+    }
+
+    async fn sweep_user(&self, user_id: &str, limit: usize, now: Ms) -> Result<Page> {
+        self.store.sweep_user(user_id, limit, now).await
     }
 
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {

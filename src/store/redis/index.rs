@@ -1,30 +1,77 @@
-//! The index: which sessions a user has. What its entries and scores mean is said in the module above.
+//! The index: which sessions a user has.
+//!
+//! `sess-user:<user_id>` is a sorted set of ids. A session's key decides whether it exists; its index entry is a hint that
+//! heals, with one exception: *a session that was acknowledged has an entry as long as it lives*, because an entry is the
+//! only way to revoke it by user.
+//!
+//! # States of an entry
+//! ```text
+//!                 announce                    confirm                refresh, correct
+//!   (no entry) ─────────────▶ pending(until) ─────────▶ listed(expiry) ◀──────┐
+//!        ▲                        │                         │    └────────────┘
+//!        │        correct, or the session's removal         │
+//!        └────────────────────────┴─────────────────────────┘
+//! ```
+//! - *pending*: an insert is in progress. The score is minus the time until which it may be.
+//! - *listed*: the session was stored. The score is about when it expires; it orders a listing and decides nothing.
+//!
+//! # Steps (each one is one Redis command or script; any others may come between two of them)
+//! - **Insert**: announce; `SET` the key; confirm, which changes an entry that stands and never adds one. It is acknowledged
+//!   only if the key was set and the entry stood. Otherwise it deletes the key again and is refused.
+//! - **Supersede** (regenerate): announce the new id; `SET` its key for [`UNCONFIRMED`]; compare-and-delete the old key;
+//!   confirm, and give the key its full time; remove the old entry. Only one of many gets past the third step. If the entry
+//!   or the key has gone by the fourth, the new key is deleted and there is no successor.
+//! - **Revoke** removes the key, then the entry. An id is never used again, so no later step can mean a live session.
+//! - **Sweep** (revoke a user): reads entries in one command, then their keys, and removes what has a key. A pending entry
+//!   without a key is left alone: its insert was not acknowledged, and a regenerate in this state has not removed its old
+//!   key yet. A listed entry without a key is *corrected*: removed if its score is still the one that was read. If one was
+//!   corrected, or was gone when it was to be removed, it may have been superseded, and the sweep is repeated. It is
+//!   complete when one command has read every entry and none of them had gone: until then each repetition has fewer
+//!   entries to look at.
+//! - **Correct** compares and writes in one script. A plain `ZREM` here could arrive after the confirmation of an insert
+//!   whose `SET` had not arrived when the key was read: a live session that is in no list.
+//!
+//! `tests/protocol` explores every interleaving of these steps, including the crash of a process after each of them.
+//!
+//! # Clocks
+//! A score is written by one machine's clock and read by another's. So no entry is dropped because of its score: an entry
+//! whose score is in the past is only a reason to look at its key ([`Redis::tidy`]). The key's expiry is Redis's business.
 
 use redis::Pipeline;
 use tokio::time::Instant;
 
 use super::{Redis, scripts, ttl};
 use crate::clock::Ms;
-use crate::store::{Listed, Result};
+use crate::store::{Listed, Page, Position, Result};
 
-/// How long an insert may be under way before others may forget it, in ms; far more than the deadline of a call.
-const UNDER_WAY: Ms = 60_000;
+/// How long an insert may be in progress before its entry is corrected, in ms; far more than the deadline of a call.
+const IN_PROGRESS: Ms = 60_000;
+
+/// How long the key of a successor lives that is not confirmed, in ms: a process that dies halfway leaves nothing longer.
+pub(super) const UNCONFIRMED: Ms = 10_000;
 
 /// How long an Express may extend a session before the service meets it again and still finds it listed, in ms.
-const UNTOLD: Ms = 30 * 24 * 60 * 60 * 1000;
+const INDEX_GRACE: Ms = 30 * 24 * 60 * 60 * 1000;
+
+/// How many overdue entries one insert looks at: more than it adds, so that lists that nobody reads stay short.
+const TIDIED: usize = 16;
+
+/// How many entries one step reads from an index of an earlier version.
+const MOVED: usize = 1000;
+
+/// An entry as it was read: its score and its id.
+type Scored = Position;
+
+/// The outcome of [`Redis::announce`]: whether the entry is new, and the overdue entries to be tidied.
+pub(super) type Announced = (bool, Vec<(String, f64)>);
 
 impl Redis {
-    /// The score up to which a session is over for certain.
-    pub(super) fn stale(&self, now: Ms) -> Ms {
-        if self.tombstone.is_some() { 0 } else { now }
+    /// The time that an index has to live for a member that expires at `expires_at`, in ms.
+    fn index_ttl(&self, expires_at: Ms, now: Ms) -> Ms {
+        ttl(expires_at, now) + self.tombstone.map_or(0, |_| INDEX_GRACE)
     }
 
-    /// How long the index of a member that expires at `expires_at` has to live, in ms.
-    pub(super) fn kept(&self, expires_at: Ms, now: Ms) -> Ms {
-        ttl(expires_at, now) + self.tombstone.map_or(0, |_| UNTOLD)
-    }
-
-    /// Has the index say that a session expires at `expires_at`, or later.
+    /// Makes the index say that a session expires at `expires_at`, or later.
     pub(super) async fn refresh(
         &self,
         id: &str,
@@ -33,25 +80,90 @@ impl Redis {
         now: Ms,
         deadline: Instant,
     ) -> Result<()> {
-        let numbers = [expires_at, -now, self.stale(now), self.kept(expires_at, now)].map(|number| number.to_string());
-        let [score, from, to, kept] = numbers.each_ref().map(String::as_bytes);
-        self.invoke(&scripts::LIST, &[self.index(user_id)], &[id.as_bytes(), score, from, to, kept], deadline)
-            .await
-            .map(|_| ())
+        self.list(&self.index(user_id), id, expires_at, self.index_ttl(expires_at, now), deadline).await
     }
 
-    /// Puts an entry into the index whose insert is under way; answers whether it is new. Forgets sessions that have
-    /// expired, and inserts that never came to an end, and makes the index live as long as this entry.
+    async fn list(&self, index: &str, id: &str, score: Ms, index_ttl: Ms, deadline: Instant) -> Result<()> {
+        let numbers = [score, index_ttl].map(|number| number.to_string());
+        let [score, index_ttl] = numbers.each_ref().map(String::as_bytes);
+        self.invoke(&scripts::LIST, &[index], &[id.as_bytes(), score, index_ttl], deadline).await.map(|_| ())
+    }
+
+    /// Adds a pending entry, unless the index has one for this id, reads overdue entries, and lets the index live as long
+    /// as this entry will. The reply is [`Announced`].
     pub(super) fn announce(&self, pipeline: &mut Pipeline, index: &str, id: &str, expires_at: Ms, now: Ms) {
-        pipeline.cmd("ZADD").arg(index).arg("NX").arg(-(now + UNDER_WAY)).arg(id);
-        pipeline.cmd("ZREMRANGEBYSCORE").arg(index).arg(-now).arg(self.stale(now)).ignore();
+        pipeline.cmd("ZADD").arg(index).arg("NX").arg(-(now + IN_PROGRESS)).arg(id);
+        // Inserts that never came to an end, and sessions that have expired by this clock.
+        pipeline.cmd("ZRANGE").arg(index).arg(-now).arg(now).arg("BYSCORE");
+        pipeline.arg("LIMIT").arg(0).arg(TIDIED).arg("WITHSCORES");
         for condition in ["NX", "GT"] {
-            pipeline.cmd("PEXPIRE").arg(index).arg(self.kept(expires_at, now)).arg(condition).ignore();
+            pipeline.cmd("PEXPIRE").arg(index).arg(self.index_ttl(expires_at, now)).arg(condition).ignore();
         }
     }
 
-    /// Takes sessions that are gone out of their user's index. After their keys: an entry without a session heals, a
-    /// session without an entry could not be revoked by user.
+    /// Looks at the keys of overdue entries, and corrects what has none. A failure is left to the next insert.
+    pub(super) async fn tidy(&self, index: &str, overdue: Vec<(String, f64)>, now: Ms, deadline: Instant) {
+        if overdue.is_empty() {
+            return;
+        }
+        let overdue: Vec<Scored> = overdue.into_iter().map(scored).collect();
+        let tidied = async {
+            let mut pipeline = redis::pipe();
+            for (_, id) in &overdue {
+                pipeline.cmd("PTTL").arg(self.key(id));
+            }
+            let pttls: Vec<Ms> = self.run(&pipeline, deadline).await?;
+            let mut corrections = Vec::with_capacity(overdue.len());
+            for (entry, pttl) in overdue.into_iter().zip(pttls) {
+                match pttl {
+                    -2 => corrections.push((entry, None)),
+                    // An insert that was never confirmed, and so never acknowledged.
+                    _ if entry.0 < 0 => drop(self.abandon(index, entry, deadline).await?),
+                    -1 => corrections.push((entry, Some(now + INDEX_GRACE))),
+                    pttl => corrections.push((entry, Some(now + pttl))),
+                }
+            }
+            self.correct(index, &corrections, deadline).await
+        };
+        if let Err(error) = tidied.await {
+            tracing::debug!(%error, "overdue index entries were not corrected");
+        }
+    }
+
+    /// Removes an entry that is still pending, and then its key. The order is what makes it safe: an insert whose entry is
+    /// gone cannot be confirmed any more.
+    async fn abandon(&self, index: &str, entry: Scored, deadline: Instant) -> Result<bool> {
+        let key = self.key(&entry.1);
+        let removed = self.correct(index, &[(entry, None)], deadline).await? == 1;
+        if removed {
+            self.run::<()>(redis::pipe().cmd("DEL").arg(key).ignore(), deadline).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Gives entries a new score, or removes them, where the score is still the one that was read. Returns how many were
+    /// removed.
+    pub(super) async fn correct(
+        &self,
+        index: &str,
+        corrections: &[(Scored, Option<Ms>)],
+        deadline: Instant,
+    ) -> Result<usize> {
+        if corrections.is_empty() {
+            return Ok(0);
+        }
+        let args: Vec<String> = corrections
+            .iter()
+            .flat_map(|((score, id), new)| {
+                [id.clone(), score.to_string(), new.map_or(String::new(), |new| new.to_string())]
+            })
+            .collect();
+        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+        self.eval(&scripts::CORRECT, &[index], &args, deadline).await
+    }
+
+    /// Removes the entries of sessions that are gone. Called after their keys were removed: an entry without a session
+    /// heals, a session without an entry could not be revoked by user.
     pub(super) async fn forget(&self, ids: &[&str], user_id: Option<&str>, deadline: Instant) {
         let Some(user_id) = user_id.filter(|_| !ids.is_empty()) else { return };
         let mut pipeline = redis::pipe();
@@ -61,46 +173,86 @@ impl Redis {
         }
     }
 
-    /// One reading of the index: the rows whose session is there, and the ids of those whose session is not.
-    pub(super) async fn page(
-        &self,
-        index: &str,
-        after: Option<(Ms, &str)>,
-        limit: usize,
-        pending: bool,
-        now: Ms,
-        deadline: Instant,
-    ) -> Result<(Vec<Listed>, Vec<String>)> {
-        let highest = after.map_or("+inf".to_owned(), |(rank, _)| rank.to_string());
-        let (mut rows, mut dead, mut offset) = (Vec::new(), Vec::new(), 0);
-        while rows.len() < limit {
+    /// The listed entries after `after`, from the latest expiry down.
+    pub(super) async fn latest(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page> {
+        let (index, deadline) = (self.index(user_id), super::deadline());
+        self.move_legacy_index(user_id, &index, deadline).await?;
+        let from = after.map_or("+inf".to_owned(), |(rank, _)| rank.to_string());
+        let mut offset = 0;
+        loop {
             let mut pipeline = redis::pipe();
-            let lowest = if pending { "-inf".to_owned() } else { format!("({}", self.stale(now)) };
-            pipeline.cmd("ZRANGE").arg(index).arg(&highest).arg(lowest).arg("BYSCORE").arg("REV");
+            pipeline.cmd("ZRANGE").arg(&index).arg(&from).arg("(0").arg("BYSCORE").arg("REV");
             pipeline.arg("LIMIT").arg(offset).arg(limit).arg("WITHSCORES");
-            let (entries,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
-            offset += entries.len();
-            let last = entries.len() < limit;
-            let wanted: Vec<(String, Ms)> = entries
-                .into_iter()
-                .map(|(id, score)| (id, ms(score)))
-                .filter(|(_, rank)| *rank > self.stale(now) || *rank < -now)
-                .filter(|(id, rank)| after.is_none_or(|after| (*rank, id.as_str()) < after))
-                .collect();
-            let entries = self.read_all(wanted.iter().map(|(id, _)| id.as_str()), now, deadline).await?;
-            for ((id, rank), entry) in wanted.into_iter().zip(entries) {
-                match entry {
-                    Some(found) => rows.push(Listed { id, rank, found }),
-                    None => dead.push(id),
-                }
-            }
-            if last {
-                break;
+            let (read,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
+            let next = read.last().filter(|_| read.len() == limit).cloned().map(scored);
+            offset += read.len();
+            let entries: Vec<Scored> =
+                read.into_iter().map(scored).filter(|entry| after.is_none_or(|after| entry < after)).collect();
+            // Of many entries with the rank of `after`, all that were read may stand before it.
+            if !entries.is_empty() || next.is_none() {
+                return Ok(Page { next, ..self.look_up(&index, entries, now, deadline).await? });
             }
         }
-        rows.truncate(limit);
-        Ok((rows, dead))
     }
+
+    /// Every entry from the lowest score up, the pending ones first.
+    pub(super) async fn sweep(&self, user_id: &str, limit: usize, now: Ms) -> Result<Page> {
+        let (index, deadline) = (self.index(user_id), super::deadline());
+        self.move_legacy_index(user_id, &index, deadline).await?;
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZRANGE").arg(&index).arg(0).arg(limit.saturating_sub(1)).arg("WITHSCORES");
+        let (read,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
+        let next = read.last().filter(|_| read.len() == limit).cloned().map(scored);
+        let entries = read.into_iter().map(scored).collect();
+        Ok(Page { next, ..self.look_up(&index, entries, now, deadline).await? })
+    }
+
+    /// Reads the keys of entries, and removes the entries of sessions that are gone.
+    async fn look_up(&self, index: &str, entries: Vec<Scored>, now: Ms, deadline: Instant) -> Result<Page> {
+        let found = self.read_all(entries.iter().map(|(_, id)| id.as_str()), now, deadline).await?;
+        let (mut page, mut gone) = (Page::default(), Vec::new());
+        for ((score, id), found) in entries.into_iter().zip(found) {
+            match found {
+                Some(found) => page.rows.push(Listed { id, found }),
+                None if score < -now => page.in_progress += 1,
+                None => gone.push(((score, id), None)),
+            }
+        }
+        self.correct(index, &gone, deadline).await?;
+        page.vanished = gone.len();
+        Ok(page)
+    }
+
+    /// Moves a user's entries here from where version 0.1 kept them, if that was elsewhere.
+    async fn move_legacy_index(&self, user_id: &str, index: &str, deadline: Instant) -> Result<()> {
+        let Some(prefix) = &self.legacy_index_prefix else { return Ok(()) };
+        let legacy = [prefix, user_id].concat();
+        loop {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("PTTL").arg(&legacy);
+            pipeline.cmd("ZRANGE").arg(&legacy).arg(0).arg(MOVED - 1).arg("WITHSCORES");
+            let (pttl, entries): (Ms, Vec<(String, f64)>) = self.run(&pipeline, deadline).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ZADD").arg(index).arg("GT");
+            for (id, score) in &entries {
+                pipeline.arg(ms(*score)).arg(id);
+            }
+            pipeline.ignore();
+            for condition in ["NX", "GT"] {
+                pipeline.cmd("PEXPIRE").arg(index).arg(pttl.max(1)).arg(condition).ignore();
+            }
+            self.run::<()>(&pipeline, deadline).await?;
+            let moved: Vec<_> = entries.into_iter().map(|entry| (scored(entry), None)).collect();
+            self.correct(&legacy, &moved, deadline).await?;
+        }
+    }
+}
+
+fn scored((id, score): (String, f64)) -> Scored {
+    (ms(score), id)
 }
 
 /// A score of the index: whole milliseconds.
@@ -109,7 +261,7 @@ pub(super) fn ms(score: f64) -> Ms {
     score as Ms
 }
 
-/// Says that an insert has come to its end; answers whether its entry still was in the index.
+/// Says that an insert has come to its end. Replies whether its entry stood.
 pub(super) fn confirm(pipeline: &mut Pipeline, index: &str, id: &str, expires_at: Ms) {
     pipeline.cmd("ZADD").arg(index).arg("XX").arg("CH").arg(expires_at).arg(id);
 }

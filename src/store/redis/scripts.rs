@@ -47,16 +47,35 @@ return deleted and not buried and 2 or 0",
     )
 });
 
-/// Puts an id into a user's index (`KEYS[1]`), or moves it to a later score. `ARGV`: id, score, the range of scores to be
-/// forgotten, the index's remaining time in ms. Its own script, for `allow-oom`: what is there takes no more room, and a
-/// session that lives on while its entry does not could not be revoked by user.
+/// Puts an id into a user's index (`KEYS[1]`), or moves it to a later score. `ARGV`: id, score, the index's remaining time
+/// in ms. Its own script, for `allow-oom`: an entry that exists takes no more room, and a session that outlives its entry
+/// could not be revoked by user.
 pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "#!lua flags=allow-oom
 redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[5], 'NX')
-redis.call('PEXPIRE', KEYS[1], ARGV[5], 'GT')
+redis.call('PEXPIRE', KEYS[1], ARGV[3], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
 return 2",
+    )
+});
+
+/// Corrects entries of an index (`KEYS[1]`) whose scores are still those that were read: another writer's later word
+/// about an entry stands. `ARGV`, three for each entry: id, the score that was read, the new score, or nothing to remove
+/// the entry. Answers how many it removed.
+pub(super) static CORRECT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom
+local removed = 0
+for i = 1, #ARGV, 3 do
+  if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[i]) or '') == tonumber(ARGV[i + 1]) then
+    if ARGV[i + 2] == '' then
+      removed = removed + redis.call('ZREM', KEYS[1], ARGV[i])
+    else
+      redis.call('ZADD', KEYS[1], 'XX', ARGV[i + 2], ARGV[i])
+    end
+  end
+end
+return removed",
     )
 });

@@ -58,7 +58,7 @@ impl Survey for Redis {
         Ok(Batch { entries, looked_at: KEYS, next: next_cursor })
     }
 
-    async fn unlisted(&self, entries: &[(&str, &str)], now: Ms) -> Result<Vec<bool>> {
+    async fn unlisted(&self, entries: &[(&str, &str)], _now: Ms) -> Result<Vec<bool>> {
         let mut unlisted = Vec::with_capacity(entries.len());
         for entries in entries.chunks(READS) {
             let mut pipeline = redis::pipe();
@@ -67,9 +67,8 @@ impl Survey for Redis {
                 pipeline.cmd("ZSCORE").arg(self.index(user_id)).arg(id).cmd("EXISTS").arg(self.key(id));
             }
             let answers: Vec<(Option<f64>, bool)> = self.run(&pipeline, deadline()).await?;
-            // As `list_by_user` has it; an insert that is under way is about to be listed.
-            let listed = |score: f64| ms(score) > self.stale(now) || ms(score) < -now;
-            unlisted.extend(answers.into_iter().map(|(score, exists)| !score.is_some_and(listed) && exists));
+            // A pending entry is about to be listed.
+            unlisted.extend(answers.into_iter().map(|(score, exists)| score.is_none() && exists));
         }
         Ok(unlisted)
     }
@@ -123,17 +122,10 @@ impl Redis {
             let answers: Vec<(bool, Option<f64>)> = self.run(&pipeline, deadline()).await?;
             gone.extend(entries.iter().zip(answers).filter(|(_, (exists, score))| !exists && score.is_some()));
         }
-        let gone: Vec<&str> = gone
-            .into_iter()
-            .map(|((id, score), _)| {
-                batch.dangling += u64::from(ms(*score) > now + SLACK);
-                id.as_str()
-            })
-            .collect();
-        if prune && !gone.is_empty() {
-            // An id is never used again, so what has no session now will have none.
-            let (pruned,): (u64,) = self.run(redis::pipe().cmd("ZREM").arg(index).arg(gone), deadline()).await?;
-            batch.pruned += pruned;
+        batch.dangling += gone.iter().filter(|((_, score), _)| ms(*score) > now + SLACK).count() as u64;
+        if prune {
+            let gone: Vec<_> = gone.into_iter().map(|((id, score), _)| ((ms(*score), id.clone()), None)).collect();
+            batch.pruned += self.correct(index, &gone, deadline()).await? as u64;
         }
         Ok(())
     }
