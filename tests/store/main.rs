@@ -4,6 +4,7 @@
 mod checkpoint;
 mod conformance;
 mod express;
+mod index;
 mod model;
 mod near;
 #[path = "../common/policy.rs"]

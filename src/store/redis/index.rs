@@ -23,11 +23,11 @@
 //!   or the key has gone by the fourth, the new key is deleted and there is no successor.
 //! - **Revoke** removes the key, then the entry. An id is never used again, so no later step can mean a live session.
 //! - **Sweep** (revoke a user): reads entries in one command, then their keys, and removes what has a key. A pending entry
-//!   without a key is left alone: its insert was not acknowledged, and a regenerate in this state has not removed its old
-//!   key yet. A listed entry without a key is *corrected*: removed if its score is still the one that was read. If one was
-//!   corrected, or was gone when it was to be removed, it may have been superseded, and the sweep is repeated. It is
-//!   complete when one command has read every entry and none of them had gone: until then each repetition has fewer
-//!   entries to look at.
+//!   without a key, which a second reading finds still pending, is left alone: its insert was not acknowledged, and a
+//!   regenerate in this state has not removed its old key yet. A listed entry without a key is *corrected*: removed if its
+//!   score is still the one that was read. If one was corrected, or had changed, or was gone when it was to be removed, it
+//!   may have been superseded, and the sweep is repeated. It is complete when one command has read every entry and none of
+//!   them had gone: until then each repetition has fewer entries to look at.
 //! - **Correct** compares and writes in one script. A plain `ZREM` here could arrive after the confirmation of an insert
 //!   whose `SET` had not arrived when the key was read: a live session that is in no list.
 //!
@@ -210,17 +210,33 @@ impl Redis {
     /// Reads the keys of entries, and removes the entries of sessions that are gone.
     async fn look_up(&self, index: &str, entries: Vec<Scored>, now: Ms, deadline: Instant) -> Result<Page> {
         let found = self.read_all(entries.iter().map(|(_, id)| id.as_str()), now, deadline).await?;
-        let (mut page, mut gone) = (Page::default(), Vec::new());
+        let (mut page, mut pending, mut gone) = (Page::default(), Vec::new(), Vec::new());
         for ((score, id), found) in entries.into_iter().zip(found) {
             match found {
                 Some(found) => page.rows.push(Listed { id, found }),
-                None if score < -now => page.in_progress += 1,
+                None if score < -now => pending.push((score, id)),
                 None => gone.push(((score, id), None)),
             }
         }
         self.correct(index, &gone, deadline).await?;
-        page.vanished = gone.len();
+        page.in_progress = self.still_pending(index, &pending, deadline).await?;
+        page.vanished = gone.len() + pending.len() - page.in_progress;
         Ok(page)
+    }
+
+    /// How many of these entries are as they were read. One that was pending, and is still, had no key because its `SET` is
+    /// to come; another may have been confirmed and superseded before its key was read.
+    async fn still_pending(&self, index: &str, pending: &[Scored], deadline: Instant) -> Result<usize> {
+        if pending.is_empty() {
+            return Ok(0);
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZMSCORE").arg(index);
+        for (_, id) in pending {
+            pipeline.arg(id);
+        }
+        let (scores,): (Vec<Option<f64>>,) = self.run(&pipeline, deadline).await?;
+        Ok(pending.iter().zip(scores).filter(|((score, _), now)| now.map(ms) == Some(*score)).count())
     }
 
     /// Moves a user's entries here from where version 0.1 kept them, if that was elsewhere.
