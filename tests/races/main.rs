@@ -1,0 +1,67 @@
+//! The store's promises under latency: processes whose links to Redis are slow, cut and held, whose clocks differ, that
+//! are killed, and a Redis that freezes. Written from the promises, not from the implementation.
+//!
+//! `SESSIOND_RACE_ROUNDS` says how many rounds to run, `SESSIOND_RACE_SEED` repeats their plans and the links' delays.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod held;
+#[path = "../common/policy.rs"]
+mod policy;
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+mod rounds;
+#[path = "../common/slow_link.rs"]
+mod slow_link;
+
+use std::sync::Arc;
+
+use serde_json::{Map, json};
+use sessiond::clock::Clock;
+use sessiond::session::{Error, Id, NewSession, Policy, Session, Sessions, Touch};
+use sessiond::store::{self, Keyspace, Store};
+
+use policy::{attributes, policy};
+
+/// How long a tombstone stays here, in ms.
+const TOMBSTONE: i64 = 60_000;
+
+/// The keyspace of a service with or without `--express-writes`.
+fn keyspace(express_writes: bool) -> Keyspace {
+    Keyspace { tombstone: express_writes.then_some(TOMBSTONE), ..Keyspace::default() }
+}
+
+async fn open(url: &str, keyspace: &Keyspace) -> Arc<dyn Store> {
+    store::open(&url.parse().unwrap(), keyspace).await.unwrap()
+}
+
+fn sessions(store: Arc<dyn Store>, policy: &Policy, clock: Clock) -> Sessions {
+    Sessions::new(store, policy.clone(), attributes(), clock, Arc::default())
+}
+
+/// A session of `user` with about `bytes` of data.
+async fn issue(sessions: &Sessions, user: Option<&str>, bytes: usize) -> Result<Session, Error> {
+    let data = Map::from_iter([("text".into(), json!("x".repeat(bytes)))]);
+    let new = NewSession { user_id: user.map(Into::into), data, ..NewSession::default() };
+    sessions.issue(new).await.map(Option::unwrap)
+}
+
+async fn is_live(sessions: &Sessions, id: &Id) -> bool {
+    sessions.resolve(id, Touch::Never).await.unwrap().is_some()
+}
+
+/// The ids that the user's list shows.
+async fn listed(sessions: &Sessions, user: &str) -> Result<Vec<Id>, Error> {
+    let listing = sessions.list(user, None, 1000).await?;
+    Ok(listing.sessions.into_iter().map(|session| session.id).collect())
+}
+
+/// Whether the store was unavailable; any other error fails the test.
+fn is_unavailable(error: &Error) -> bool {
+    assert!(matches!(error, Error::Store(store::Error::Unavailable(_))), "{error}");
+    true
+}
+
+/// `SESSIOND_RACE_SEED`, or a random seed.
+fn seed() -> u64 {
+    std::env::var("SESSIOND_RACE_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap())
+}
