@@ -7,7 +7,7 @@ use sessiond::store::{Entry, Insertion, Outcome, Store};
 
 use super::Fixture;
 
-fn now() -> Ms {
+pub(crate) fn now() -> Ms {
     Clock::system().now()
 }
 
