@@ -54,9 +54,11 @@ impl Storage {
             return Err("--key-prefix has 1 to 64 bytes, as in sess:".into());
         }
         if prefix.contains(|char: char| char.is_control() || "{}".contains(char)) {
-            return Err("--key-prefix takes no braces, which would tell a cluster where a key belongs, and no control \
+            return Err(
+                "--key-prefix takes no braces, which would tell a cluster where a key belongs, and no control \
                         characters: choose another, as in sess:"
-                .into());
+                    .into(),
+            );
         }
         if self.express_writes && matches!(store, StoreUrl::Sqlite(_)) {
             return Err("--express-writes goes with Redis: no Express writes to an SQLite file".into());

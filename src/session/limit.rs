@@ -22,7 +22,7 @@ pub(super) const PLACE: Ms = 10_000;
 const TRIES: u32 = 6;
 
 /// How much of the request's time one more try needs: a few calls to the store.
-const CALLS: Duration = Duration::from_millis(100);
+const CALLS: Duration = Duration::from_millis(300);
 
 /// How old a session is that is no longer about to be withdrawn, in ms.
 const SETTLED: Ms = 2000;
@@ -150,7 +150,9 @@ impl Sessions {
             let over = theirs.len().saturating_sub(limit);
             // Everybody who evicts begins with the same ones.
             match self.policy().on_limit {
-                OnLimit::EvictOldest | OnLimit::Reject => theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone())),
+                OnLimit::EvictOldest | OnLimit::Reject => {
+                    theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone()))
+                }
                 OnLimit::EvictIdle => theirs.sort_unstable_by_key(|row| (row.touched_at, row.id.clone())),
             }
             if over == 0 {

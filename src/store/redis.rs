@@ -33,7 +33,8 @@ use self::index::{Announced, UNCONFIRMED, confirm};
 use self::link::Link;
 use super::url::RedisTarget;
 use super::{
-    Enlisted, Entry, Error, Found, Insertion, Keyspace, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
+    Enlisted, Entry, Error, Found, Insertion, Keyspace, Outcome, Page, Position, Result, Store, Watcher, deadline,
+    within,
 };
 use crate::clock::Ms;
 
@@ -101,7 +102,13 @@ impl Redis {
         .inspect_err(|_| self.link.suspect())
     }
 
-    async fn invoke(&self, script: &Script, keys: &[impl ToRedisArgs + Sync], args: &[&[u8]], deadline: Instant) -> Result<Outcome> {
+    async fn invoke(
+        &self,
+        script: &Script,
+        keys: &[impl ToRedisArgs + Sync],
+        args: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<Outcome> {
         match self.eval(script, keys, args, deadline).await? {
             0 => Ok(Outcome::Missing),
             1 => Ok(Outcome::Changed),

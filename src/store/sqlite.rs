@@ -257,8 +257,7 @@ impl Store for Sqlite {
         let user_id = user_id.to_owned();
         self.read(move |db| {
             // With those that have expired by this process's clock: by another's they may be live.
-            let sql =
-                "select id, record, expires_at from sessions where user_id = ? order by expires_at, id limit ?";
+            let sql = "select id, record, expires_at from sessions where user_id = ? order by expires_at, id limit ?";
             page(db, sql, params![user_id, rows(limit)], limit)
         })
         .await

@@ -72,7 +72,8 @@ fn removing_an_entry_whatever_its_score_is_found_out() {
 #[test]
 fn a_confirmation_that_is_not_asked_for_is_found_out() {
     let [a, b] = [0, 1];
-    let found = explore(World::new(&[a], vec![Process::supersede(a, b), Process::sweep()]), Protocol::BlindConfirmation);
+    let found =
+        explore(World::new(&[a], vec![Process::supersede(a, b), Process::sweep()]), Protocol::BlindConfirmation);
     assert!(found.is_err(), "the defect was not found");
 }
 

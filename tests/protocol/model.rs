@@ -432,9 +432,8 @@ impl World {
             return Err("a live session is in no list");
         }
         let over = self.processes.iter().all(|process| !self.may_step(process));
-        let leaks = |(id, key): (&Id, &Key)| {
-            *key == Key::Full && !self.acknowledged.contains(id) && !self.crashed.contains(id)
-        };
+        let leaks =
+            |(id, key): (&Id, &Key)| *key == Key::Full && !self.acknowledged.contains(id) && !self.crashed.contains(id);
         if over && self.keys.iter().any(leaks) {
             return Err("a session that nobody was given is stored for long");
         }

@@ -4,6 +4,7 @@
 //! `SESSIOND_RACE_ROUNDS` says how many rounds to run, `SESSIOND_RACE_SEED` repeats their plans and the links' delays.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod deadline;
 mod held;
 #[path = "../common/policy.rs"]
 mod policy;
