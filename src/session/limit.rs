@@ -151,7 +151,7 @@ impl Sessions {
             // Everybody who evicts begins with the same ones.
             match self.policy().on_limit {
                 OnLimit::EvictOldest | OnLimit::Reject => {
-                    theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone()))
+                    theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone()));
                 }
                 OnLimit::EvictIdle => theirs.sort_unstable_by_key(|row| (row.touched_at, row.id.clone())),
             }

@@ -36,7 +36,7 @@ fn revoking_a_user_reaches_every_acknowledged_session() {
         states += holds(name, World::new(&acknowledged, processes));
     }
     assert!(states > 10_000, "only {states} states: is everything explored?");
-    println!("{states} states");
+    eprintln!("{states} states");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn others_who_read_and_correct_the_index_do_no_harm() {
     ] {
         states += holds(name, World::new(&acknowledged, processes));
     }
-    println!("{states} states");
+    eprintln!("{states} states");
 }
 
 /// The explorer is worth something: it finds the defect of version 0.1.

@@ -442,11 +442,11 @@ impl World {
 }
 
 /// Goes through everything that can happen; returns how many worlds there were.
-pub(crate) fn explore(world: World, protocol: Protocol) -> Result<usize, Violation> {
+pub(crate) fn explore(world: World, protocol: Protocol) -> Result<usize, Box<Violation>> {
     let mut seen = HashSet::from([world.clone()]);
     let mut open = vec![world];
     while let Some(world) = open.pop() {
-        world.check().map_err(|what| Violation { what, world: world.clone() })?;
+        world.check().map_err(|what| Box::new(Violation { what, world: world.clone() }))?;
         let mut next = Vec::new();
         for (at, process) in world.processes.iter().enumerate() {
             if !world.may_step(process) {
