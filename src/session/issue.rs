@@ -75,7 +75,7 @@ impl Sessions {
     }
 
     /// Stores a new session, in one step.
-    async fn insert(&self, ours: Ours, data: Data, persistent: bool, call: Call) -> Result<Session, Error> {
+    pub(super) async fn insert(&self, ours: Ours, data: Data, persistent: bool, call: Call) -> Result<Session, Error> {
         let mut new = self.unstored(Id::random(), ours, data, persistent, call.now);
         let (record, expires_at) = (new.record.encode(), new.standing.expires_at);
         for _ in 0..MAX_RACES {

@@ -35,7 +35,7 @@ pub(super) struct Place {
 }
 
 impl Sessions {
-    /// Stores a session that its user may have: as far as there is a limit, and others give way or it is refused.
+    /// Stores a session as one of those that its user may have: others give way, or it is refused.
     pub(super) async fn insert_limited(
         &self,
         ours: Ours,
@@ -43,6 +43,9 @@ impl Sessions {
         persistent: bool,
         call: Call,
     ) -> Result<Session, Error> {
+        if self.unstored(Id::random(), ours.clone(), data.clone(), persistent, call.now).user_id.is_none() {
+            return self.insert(ours, data, persistent, call).await;
+        }
         for _ in 0..MAX_RACES {
             let place = match self.reserve(&ours, &data, persistent, call).await? {
                 Some(place) => place,
