@@ -45,7 +45,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, Ms};
+use crate::clock::{BootInstant, Clock, Ms};
 use crate::cookie::Attributes;
 use crate::store::{Metered, Store};
 use crate::telemetry::Metrics;
@@ -187,6 +187,11 @@ impl Sessions {
 
     fn now(&self) -> Ms {
         self.inner.clock.now()
+    }
+
+    /// The instant, to age what is kept.
+    fn instant(&self) -> BootInstant {
+        self.inner.clock.instant()
     }
 
     /// Names the user where the policy wants them named.
