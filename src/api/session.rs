@@ -44,11 +44,17 @@ enum TouchMode {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_id": "ada", "data": {"cart": null}}))]
 pub(super) struct Regeneration {
-    /// The user who has logged in (the lifetime begins anew); null: nobody any more; 1 to 256 bytes
+    /// The user who has logged in (the lifetime begins anew); null: nobody any more; 1 to 256 bytes. If the session
+    /// belonged to another user, its data, client and timeouts start anew
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     user_id: Option<Option<String>>,
-    /// A merge patch (RFC 7396) for the data
+    /// Keep the data, and only the data, of a session that belonged to another user. Without a change from one user to
+    /// another or to null, the data is kept in any case
+    #[serde(default)]
+    #[schema(default = false)]
+    keep_data: bool,
+    /// A merge patch (RFC 7396) for the data that is kept, not a replacement; if no data is kept, for an empty object
     #[serde(default)]
     #[schema(schema_with = super::openapi::nullable_data)]
     data: Option<Map<String, Value>>,
@@ -255,8 +261,9 @@ pub(super) async fn touch(State(app): State<App>, named: Named, if_match: IfMatc
 
 /// Regenerate the session
 ///
-/// New id, same data; the old id is dead. With `user_id` this is login. Of many at once exactly one wins, and the others
-/// are answered 401.
+/// New id, same data; the old id is dead. With `user_id` this is login: an anonymous session's data is kept. If the session
+/// belonged to another user, its data, client and timeouts start anew; `keep_data` keeps the data. Of many at once exactly
+/// one wins, and the others are answered 401.
 #[utoipa::path(
     post, path = "/v1/session/regenerate", tag = "session", security(("cookie" = [])),
     request_body(content = Option<Regeneration>, description = "May be left out"),
@@ -277,6 +284,7 @@ pub(super) async fn regenerate(
 ) -> Result<Response> {
     let wanted = Regenerate {
         user_id: wanted.user_id.map(user_id).transpose()?,
+        keep_data: wanted.keep_data,
         data: wanted.data.map(Value::Object),
         idle_timeout_ms: wanted.idle_timeout_ms,
         lifetime_ms: wanted.lifetime_ms,

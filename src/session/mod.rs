@@ -47,7 +47,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, Ms};
+use crate::clock::{BootInstant, Clock, Ms};
 use crate::cookie::Attributes;
 use crate::store::{Calls, Metered, Store};
 use crate::telemetry::Metrics;
@@ -216,6 +216,11 @@ impl Sessions {
 
     fn store(&self, call: Call) -> Calls<'_> {
         self.inner.store.until(call.deadline)
+    }
+
+    /// The instant, to age what is kept.
+    fn instant(&self) -> BootInstant {
+        self.inner.clock.instant()
     }
 
     /// Names the user where the policy wants them named.

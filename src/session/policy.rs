@@ -134,16 +134,20 @@ impl Policy {
         let lifetime_ends_at = record.ours.as_ref().map(|ours| ours.lifetime_ends_at);
         let noted =
             record.ours.as_ref().map(|ours| (ours.touched_at, expiry(idle_timeout, lifetime_ends_at, ours.touched_at)));
-        let (touched_at, expires_at) = match (stored_expiry, noted) {
+        // `sooner`: by how much the store expires the session before the time that the record says.
+        let (touched_at, expires_at, sooner) = match (stored_expiry, noted) {
             (Some(stored), Some((touched_at, noted))) if stored.abs_diff(noted) <= TOLERANCE.unsigned_abs() => {
-                (touched_at, noted)
+                (touched_at, noted, (noted - stored).max(0))
             }
             (Some(stored), _) => {
-                (stored.saturating_sub(idle_timeout).min(now), stored.min(lifetime_ends_at.unwrap_or(Ms::MAX)))
+                (stored.saturating_sub(idle_timeout).min(now), stored.min(lifetime_ends_at.unwrap_or(Ms::MAX)), 0)
             }
-            (None, _) => (now, expiry(idle_timeout, lifetime_ends_at, now)),
+            (None, _) => (now, expiry(idle_timeout, lifetime_ends_at, now), 0),
         };
-        let touch_due_at = stored_expiry.map_or(now, |_| self.touch_due_at(idle_timeout, touched_at));
+        // A clock that has stepped back since the touch makes it look younger than it is; Redis counts down the time
+        // that is left, whatever the clocks say. In SQLite the expiry is an instant of the same clock: it steps back too.
+        let touch_due_at =
+            stored_expiry.map_or(now, |_| self.touch_due_at(idle_timeout, touched_at.saturating_sub(sooner)));
         let live = expires_at > now && !record.ours.as_ref().is_some_and(|ours| ours.pending);
         live.then_some(Standing { idle_timeout, touched_at, expires_at, lifetime_ends_at, touch_due_at })
     }
@@ -247,6 +251,18 @@ mod tests {
         assert!(no_ttl.touch_due(1_050_000) && no_ttl.expires_at == 1_650_000);
     }
 
+    /// The store counts down what is left; the record has the time of a clock that has stepped back since.
+    #[test]
+    fn a_clock_that_steps_back_a_little_delays_no_touch() {
+        let session = record(Some(1000), Some((10_000, MAX_SPAN, 1000)));
+        // Touched 500 ms ago, then back by 950 ms: the store keeps it for 500 ms more.
+        let (now, left) = (10_000 + 500 - 950, 500);
+        let standing = policy().standing(&session, Some(now + left), now).unwrap();
+        assert!(standing.touch_due(now), "{standing:?}");
+        let standing = policy().standing(&session, Some(now + 950), now).unwrap();
+        assert!(!standing.touch_due(now), "touched 50 ms ago: {standing:?}");
+    }
+
     /// An application may write what it likes into `sessiond`.
     #[test]
     fn wild_numbers_do_not_overflow() {
@@ -259,6 +275,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_touch_is_due_by_what_the_store_has_left(
+            idle in prop_oneof![MIN_SPAN..5 * MIN_SPAN, MIN_SPAN..MAX_SPAN],
+            age in 0.0..1.0,
+            step in prop_oneof![-2000..2000_i64, -MAX_SPAN..MAX_SPAN],
+        ) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a part of a span")]
+            let age = (idle as f64 * age) as Ms;
+            let (policy, touched_at) = (policy(), 2 * MAX_SPAN);
+            let session = record(Some(idle), Some((touched_at, 10 * MAX_SPAN, idle)));
+            let now = touched_at + age + step;
+            let standing = policy.standing(&session, Some(now + idle - age), now);
+            // A clock that steps forward by less than the tolerance ends a session by that much sooner.
+            prop_assume!(standing.is_some() || !(0..=TOLERANCE).contains(&step));
+            let (due, touch_after) = (standing.unwrap().touch_due(now), 60_000.min(idle / 10));
+            prop_assert!(due || age < touch_after, "a touch is due {} ms after the last", touch_after);
+            prop_assert!(!due || age + TOLERANCE >= touch_after, "a touch {} ms after the last is early", age);
+        }
+
         #[test]
         fn a_touch_never_shortens_nor_outlives(idle in MIN_SPAN..MAX_SPAN, lifetime in MIN_SPAN..MAX_SPAN, steps in prop::collection::vec(0..MAX_SPAN / 4, 1..20)) {
             let policy = policy();

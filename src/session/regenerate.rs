@@ -8,12 +8,17 @@ use super::{Call, Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, S
 use crate::clock::Ms;
 use crate::store::{Entry, Outcome};
 
-/// What may change with the id. None leaves a thing as it is. Spans are in ms.
+/// What changes with the id. `None` leaves a field as it is. Spans are in ms.
 #[derive(Debug, Clone, Default)]
 pub struct Regenerate {
     /// Binds a user, or `Some(None)` unbinds them. Binding one is a login: the lifetime begins anew.
+    ///
+    /// If the session belonged to another user, it starts anew: its data, client, timeouts and creation time are those
+    /// of a newly issued session, except for the fields that are given here.
     pub user_id: Option<Option<String>>,
-    /// An RFC 7396 merge patch for the data.
+    /// Keeps the data of a session that belonged to another user. It keeps only the data.
+    pub keep_data: bool,
+    /// An RFC 7396 merge patch. It applies to the data that is kept, or to an empty object.
     pub data: Option<Value>,
     /// A new idle timeout.
     pub idle_timeout_ms: Option<Ms>,
@@ -21,6 +26,14 @@ pub struct Regenerate {
     pub lifetime_ms: Option<Ms>,
     /// Where the session is now.
     pub client: Option<Client>,
+}
+
+/// What the session is under its new id.
+struct Successor {
+    ours: Ours,
+    data: Data,
+    /// Whether its cookie ends at a time, and not with the browser.
+    persistent: bool,
 }
 
 impl Sessions {
@@ -57,8 +70,7 @@ impl Sessions {
                 return Err(Error::PreconditionFailed);
             }
             let old_user = self.user_of(&old.record);
-            let (ours, data) = self.successor(&old, wanted, now)?;
-            let persistent = old.record.original_max_age().is_some();
+            let Successor { ours, data, persistent } = self.successor(&old, old_user.as_deref(), wanted, now)?;
             // A user who logs in gets one session more; one who is logged in already does not.
             let user = wanted.user_id.as_ref().and_then(Option::as_deref);
             let place = match user.filter(|user| old_user.as_deref() != Some(user)) {
@@ -105,30 +117,43 @@ impl Sessions {
         Ok(superseded?)
     }
 
-    fn successor(&self, old: &Loaded, wanted: &Regenerate, now: Ms) -> Result<(Ours, Data), Error> {
+    /// Returns what the session is under its new id.
+    fn successor(
+        &self,
+        old: &Loaded,
+        old_user: Option<&str>,
+        wanted: &Regenerate,
+        now: Ms,
+    ) -> Result<Successor, Error> {
         let policy = self.policy();
-        let before = old.record.ours.as_ref();
         let login = matches!(wanted.user_id, Some(Some(_)));
-        let idle_timeout_ms =
-            span(wanted.idle_timeout_ms, old.standing.idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
+        // Nothing of one user's session is passed on to another, or to whoever uses the browser after a logout. What
+        // nobody's session holds, such as a cart, is the user's who logs in.
+        let anew = old_user.is_some() && wanted.user_id.as_ref().is_some_and(|user| user.as_deref() != old_user);
+        let before = old.record.ours.as_ref().filter(|_| !anew);
+        let idle_timeout = if anew { policy.idle_timeout } else { old.standing.idle_timeout };
+        let idle_timeout_ms = span(wanted.idle_timeout_ms, idle_timeout, policy.max_idle_timeout, "/idle_timeout_ms")?;
         let lifetime = span(wanted.lifetime_ms, policy.lifetime, policy.max_lifetime, "/lifetime_ms")?;
-        let kept = old.standing.lifetime_ends_at.filter(|_| !login && wanted.lifetime_ms.is_none());
+        let kept = old.standing.lifetime_ends_at.filter(|_| !login && !anew && wanted.lifetime_ms.is_none());
+        let persistent = if anew { !policy.browser_session } else { old.record.original_max_age().is_some() };
         let mut ours = Ours {
             created_at: before.map(|ours| ours.created_at).filter(|_| !login).unwrap_or(now),
             touched_at: now,
             lifetime_ends_at: kept.unwrap_or(now + lifetime),
             idle_timeout_ms,
-            user_id: before.and_then(|ours| ours.user_id.clone()),
+            user_id: before.filter(|_| wanted.user_id.is_none()).and_then(|ours| ours.user_id.clone()),
             client: wanted.client.clone().or_else(|| before.and_then(|ours| ours.client.clone())),
             pending: false,
         };
-        if wanted.data.is_none() && (wanted.user_id.is_none() || policy.user_pointer.is_none()) {
+        let keep_data = !anew || wanted.keep_data;
+        if keep_data && wanted.data.is_none() && (wanted.user_id.is_none() || policy.user_pointer.is_none()) {
             if let Some(user_id) = &wanted.user_id {
                 self.bind(&mut ours, &mut Map::new(), user_id.clone())?;
             }
-            return Ok((ours, old.record.data.clone()));
+            return Ok(Successor { ours, data: old.record.data.clone(), persistent });
         }
-        let mut map = old.record.data.to_map()?;
+        // Data that is dropped need not be readable.
+        let mut map = if keep_data { old.record.data.to_map()? } else { Map::new() };
         if let Some(patch) = &wanted.data {
             map = Change::Merge(patch.clone()).apply(map, policy.max_data_bytes)?;
         }
@@ -140,6 +165,7 @@ impl Sessions {
                 return Err(Error::invalid("user-is-bound", "/data", "name the user in user_id, not in the data"));
             }
         }
-        Ok((ours, Data::new(&map, "/data", policy.max_data_bytes)?))
+        let data = Data::new(&map, "/data", policy.max_data_bytes)?;
+        Ok(Successor { ours, data, persistent })
     }
 }

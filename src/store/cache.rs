@@ -14,14 +14,15 @@
 //! - When the store may have missed to tell of something, it says so, and the cache forgets everything.
 //!
 //! What is kept takes a bounded number of bytes; what is asked for least goes first. When it expires is the business of
-//! whoever asks: a cache knows no clock but the one that measures staleness.
+//! whoever asks: a cache knows no clock but the one that measures staleness. That is a [`BootInstant`]: it goes on while the
+//! machine is suspended, so nothing is fresh any more when the machine resumes.
 
 mod generations;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Entries;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::generations::Generations;
+use crate::clock::BootInstant;
 
 /// What this and `generations.rs` lock with; the test of the latter by loom puts its own in place.
 mod sync {
@@ -49,7 +51,7 @@ pub trait Watcher: Send + Sync + 'static {
     /// Any entry may have.
     fn doubt(&self);
     /// Everything that was acknowledged anywhere before `at` has been told.
-    fn current(&self, at: Instant);
+    fn current(&self, at: BootInstant);
     /// How old the last word that everything is told may get, before it is no use any more.
     fn max_staleness(&self) -> Duration;
 }
@@ -70,7 +72,9 @@ pub struct Cache<V> {
     limits: Limits,
     /// Until when entries are given out, in ns since `epoch`.
     fresh_until: AtomicU64,
-    epoch: Instant,
+    epoch: BootInstant,
+    /// What freshness is measured with.
+    instant: fn() -> BootInstant,
     /// Who is asking the store now. The senders are in their tickets.
     asking: Mutex<HashMap<Box<str>, watch::Receiver<()>>>,
 }
@@ -103,6 +107,12 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// An empty one, which gives nothing out before a store has proved anything.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::with_clock(limits, BootInstant::now)
+    }
+
+    /// The same, with a clock of a test's.
+    #[must_use]
+    pub fn with_clock(limits: Limits, instant: fn() -> BootInstant) -> Self {
         // A typical session with its answer; only a hint for the first allocation.
         let about = usize::try_from(limits.bytes / 1024).unwrap_or(usize::MAX);
         Self {
@@ -110,7 +120,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             generations: Generations::new(SHARDS),
             limits,
             fresh_until: AtomicU64::new(0),
-            epoch: Instant::now(),
+            epoch: instant(),
+            instant,
             asking: Mutex::default(),
         }
     }
@@ -152,10 +163,10 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     }
 
     fn is_fresh(&self) -> bool {
-        self.nanos(Instant::now()) < self.fresh_until.load(Ordering::Acquire)
+        self.nanos((self.instant)()) < self.fresh_until.load(Ordering::Acquire)
     }
 
-    fn nanos(&self, at: Instant) -> u64 {
+    fn nanos(&self, at: BootInstant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -195,7 +206,7 @@ impl<V: Clone + Send + Sync + 'static> Watcher for Cache<V> {
         self.entries.clear();
     }
 
-    fn current(&self, at: Instant) {
+    fn current(&self, at: BootInstant) {
         self.fresh_until.store(self.nanos(at + self.limits.max_staleness), Ordering::Release);
     }
 

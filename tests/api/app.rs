@@ -1,7 +1,8 @@
 //! The service under test, with its clock in the test's hand.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -9,7 +10,7 @@ use clap::Parser;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use sessiond::api::{Api, App};
-use sessiond::clock::Clock;
+use sessiond::clock::{BootInstant, Clock};
 use sessiond::config::Config;
 use sessiond::cookie::Signer;
 use sessiond::session::{Id, Sessions};
@@ -29,7 +30,10 @@ pub(crate) struct TestApp {
     pub(crate) signer: Signer,
     pub(crate) redis: Option<RedisServer>,
     pub(crate) store_url: String,
+    /// By how many ms the wall clock is ahead of the machine's.
     ahead: Arc<AtomicI64>,
+    /// How many ms have passed that did not.
+    passed: Arc<AtomicU64>,
     _folder: tempfile::TempDir,
 }
 
@@ -67,18 +71,27 @@ impl TestApp {
         let config = Flags::try_parse_from(flags).unwrap().config;
         let checked = config.check().unwrap();
         let store = store::open(&checked.store, &checked.keyspace).await.unwrap();
-        let ahead = Arc::new(AtomicI64::new(0));
-        let moved = Arc::clone(&ahead);
+        let (ahead, passed) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(0)));
         let system = Clock::system();
-        let clock = Clock::new(move || system.now() + moved.load(Ordering::Relaxed));
+        let now = {
+            let ahead = Arc::clone(&ahead);
+            move || system.now() + ahead.load(Ordering::Relaxed)
+        };
+        let instant = {
+            let passed = Arc::clone(&passed);
+            move || BootInstant::now() + Duration::from_millis(passed.load(Ordering::Relaxed))
+        };
+        let clock = Clock::new(now, instant);
         let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock, Arc::default());
         let api = Api::new(&App::new(sessions.clone(), &checked, &config.server), true);
-        Self { api, sessions, signer: Signer::new(&checked.secrets), redis, store_url: url, ahead, _folder: folder }
+        let signer = Signer::new(&checked.secrets);
+        Self { api, sessions, signer, redis, store_url: url, ahead, passed, _folder: folder }
     }
 
-    /// Lets time pass: moves the clock, and everything that Redis will expire with it.
+    /// Lets time pass: moves the clocks, and everything that Redis will expire with them.
     pub(crate) fn pass(&self, ms: i64) {
-        self.ahead.fetch_add(ms, Ordering::Relaxed);
+        self.step(ms);
+        self.passed.fetch_add(u64::try_from(ms).unwrap(), Ordering::Relaxed);
         if let Some(server) = &self.redis {
             let mut connection = server.connection();
             let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
@@ -87,6 +100,11 @@ impl TestApp {
                 redis::cmd("PEXPIRE").arg(&key).arg(ttl - ms).exec(&mut connection).unwrap();
             }
         }
+    }
+
+    /// Sets the wall clock forward or back; no time passes.
+    pub(crate) fn step(&self, ms: i64) {
+        self.ahead.fetch_add(ms, Ordering::Relaxed);
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

@@ -45,8 +45,8 @@ async fn a_kept_answer_is_the_answer() {
     app.pass(5_500);
     assert_eq!(app.resolve(&cookie).await.header("age"), Some("5"));
     // The machine's clock has been set back.
-    app.pass(-20_000);
-    assert_eq!(app.resolve(&cookie).await.header("age"), Some("0"));
+    app.step(-20_000);
+    assert_eq!(app.resolve(&cookie).await.header("age"), Some("5"), "it is as old as before");
 }
 
 #[tokio::test]
@@ -155,4 +155,29 @@ async fn another_processs_revoke_is_heeded() {
         let cookie = app.cookie().await;
         assert_eq!(status(&app.resolve(&cookie).await), MISS);
     }
+}
+
+/// What is kept would hold for ever by a clock that has stepped back; Redis counts down what is left.
+#[tokio::test]
+async fn a_clock_that_steps_back_ends_no_session_that_is_used() {
+    for hours in [-1, -24 * 365] {
+        let app = TestApp::start_on_redis(&[CACHE, &["--idle-timeout", "3s"]].concat()).await;
+        let cookie = app.cookie().await;
+        kept(&app, &cookie).await;
+        app.step(hours * 3_600_000);
+        assert_eq!(status(&app.resolve(&cookie).await.expect(200)), HIT);
+        // Each expect(200) fails when the session has ended.
+        while status(&app.resolve(&cookie).await.expect(200)) != "sessiond; fwd=stale" {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(kept(&app, &cookie).await.header("age").is_some_and(|age| age == "0"), "no age of an hour");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_forward_ends_what_is_kept() {
+    let (app, cookie) = started(&["--idle-timeout", "1h", "--touch-after", "1h"]).await;
+    assert_eq!(status(&app.look(&cookie).await.expect(200)), HIT);
+    app.step(2 * 3_600_000);
+    app.look(&cookie).await.problem(401, "no-session");
 }

@@ -88,7 +88,7 @@ async fn an_update_does_not_change_the_user() {
     app.regenerate(&cookie, r#"{"data":{"passport":{"user":"eve"}}}"#).await.problem_at(422, "user-is-bound", "/data");
     app.merge(&cookie, r#"{"passport":{"strategy":"local"}}"#).await.expect(200);
     assert_eq!(app.resolve(&cookie).await.json()["user_id"], "ada");
-    let out = app.regenerate(&cookie, r#"{"user_id":null}"#).await.expect(200);
+    let out = app.regenerate(&cookie, r#"{"user_id":null,"keep_data":true}"#).await.expect(200);
     assert_eq!(out.json()["user_id"], json!(null));
     assert_eq!(out.json()["data"], json!({"n": 1, "passport": {"strategy": "local"}}));
 }

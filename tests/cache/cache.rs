@@ -1,9 +1,10 @@
 //! The cache by itself: who asks, what is kept, and how much.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use sessiond::clock::BootInstant;
 use sessiond::store::{Cache, Limits, Watcher};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -15,7 +16,7 @@ const OVERHEAD: u64 = 256;
 
 fn cache(bytes: u64) -> Arc<Cache<usize>> {
     let cache = Cache::new(Limits { bytes, max_staleness: AGES });
-    cache.current(Instant::now());
+    cache.current(BootInstant::now());
     Arc::new(cache)
 }
 
@@ -96,10 +97,30 @@ async fn without_a_proof_nothing_is_given_out_and_nobody_waits() {
     first.fill(1, 0);
     second.fill(2, 0);
     assert_eq!(cache.get("a"), None);
-    cache.current(Instant::now());
+    cache.current(BootInstant::now());
     assert_eq!(cache.get("a"), Some(2));
-    cache.current(Instant::now() - AGES);
+    cache.current(BootInstant::now() - AGES);
     assert_eq!(cache.get("a"), None);
+}
+
+/// A machine that resumes has not heard of anything since it was suspended.
+#[tokio::test]
+async fn a_suspended_machine_resumes_with_nothing_fresh() {
+    static SUSPENDED: AtomicU64 = AtomicU64::new(0);
+    let clock = || BootInstant::now() + Duration::from_millis(SUSPENDED.load(Ordering::Relaxed));
+    let cache = Cache::with_clock(Limits { bytes: 1 << 20, max_staleness: AGES }, clock);
+    let told_at = clock();
+    cache.current(told_at);
+    keep(&cache, "a", 1, 0).await;
+    SUSPENDED.fetch_add(300_000, Ordering::Relaxed);
+    assert_eq!(cache.get("a"), Some(1), "for less than max-staleness");
+    SUSPENDED.fetch_add(300_000, Ordering::Relaxed);
+    assert_eq!(cache.get("a"), None);
+    // What was proved before the suspend proves nothing now.
+    cache.current(told_at);
+    assert_eq!(cache.get("a"), None);
+    cache.current(clock());
+    assert_eq!(cache.get("a"), Some(1));
 }
 
 #[tokio::test]
@@ -131,7 +152,7 @@ async fn a_doubt_forgets_everything_and_refuses_what_was_read_before() {
     before.into_iter().for_each(|ticket| ticket.fill(1, 0));
     assert_eq!(cache.bytes(), 0);
     assert!(ids.iter().all(|id| cache.get(id).is_none()));
-    cache.current(Instant::now());
+    cache.current(BootInstant::now());
     assert!(ids.iter().all(|id| cache.get(id).is_none()), "also when it is current again");
     keep(&cache, "a", 2, 0).await;
     assert_eq!(cache.get("a"), Some(2));

@@ -1,8 +1,9 @@
 //! Notes what a store tells whom it watches for, in order, and passes it on to a cache.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use sessiond::clock::BootInstant;
 use sessiond::store::{Cache, Limits, Watcher};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -62,7 +63,7 @@ impl Watcher for Recorder {
         self.note(Told::Doubt);
     }
 
-    fn current(&self, at: Instant) {
+    fn current(&self, at: BootInstant) {
         self.cache.current(at);
         self.note(Told::Current);
     }

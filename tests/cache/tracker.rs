@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sessiond::clock::BootInstant;
 use sessiond::store::{self, Error, Found, Keyspace, Store, Watcher};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -132,7 +133,7 @@ async fn a_read_that_a_push_overtakes_is_not_kept() {
         get.answer(bulk("old"));
         assert!(read.await.unwrap().unwrap().is_some(), "whoever asked before is answered");
         fixture.recorder.take();
-        fixture.recorder.cache.current(Instant::now());
+        fixture.recorder.cache.current(BootInstant::now());
         assert_eq!(fixture.get("a"), None);
     }
     fixture.keep("a", "as it is").await;

@@ -79,13 +79,18 @@ test("a logout through Passport takes the user from sessiond, and the other way 
   await two.delete(`${sessiond}/v1/session`);
   assert.equal((await ask("GET", `${app}/me`, { cookie: kept })).body.user, null);
 
-  // Logged out, and the session goes on.
+  // Logged out, and the session goes on: without the user's data, unless it is kept.
   const three = new Browser();
   await login(three, app, "grace");
   await three.patch(sessiond, { cart: ["tea"] });
-  const out = (await three.post(`${sessiond}/v1/session/regenerate`, { user_id: null })).body;
+  const out = (await three.post(`${sessiond}/v1/session/regenerate`, { user_id: null, keep_data: true })).body;
   assert.deepEqual([out.user_id, out.data.cart], [null, ["tea"]]);
   assert.deepEqual((await three.get(`${app}/me`)).body, { id: out.id, user: null });
+  await login(three, app, "ada");
+  await three.patch(sessiond, { cart: ["tea"] });
+  const next = (await three.post(`${sessiond}/v1/session/regenerate`, { user_id: "grace" })).body;
+  assert.deepEqual([next.user_id, next.data], ["grace", { passport: { user: "grace" } }]);
+  assert.deepEqual((await three.get(`${app}/me`)).body, { id: next.id, user: USERS.grace });
 });
 
 test("a user may be an object or a number, and the pointer leads to the id", async (t) => {

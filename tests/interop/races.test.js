@@ -115,7 +115,8 @@ test("Express's late save does not bring back the old id of a regenerate", async
   for (const maker of ["express", "sessiond"]) {
     const session = await made(maker, app, sessiond, "ada");
     const slow = await app.begin(session.cookie, { n: 1 });
-    const { status, body } = await session.browser.post(`${sessiond}/v1/session/regenerate`, { user_id: "grace" });
+    const wanted = { user_id: "grace", keep_data: true };
+    const { status, body } = await session.browser.post(`${sessiond}/v1/session/regenerate`, wanted);
     assert.equal(status, 200);
     assert.ok((await tombstone(session.id)) > 0);
     await slow.end();

@@ -1,9 +1,9 @@
 //! Who watches a store is told of every change in time.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sessiond::clock::Clock;
+use sessiond::clock::{BootInstant, Clock};
 use sessiond::store::{Entry, Outcome, Watcher};
 use tokio::time::{sleep, timeout};
 
@@ -46,7 +46,7 @@ impl Watcher for Notes {
         self.note("doubt");
     }
 
-    fn current(&self, _at: Instant) {
+    fn current(&self, _at: BootInstant) {
         self.note("current");
     }
 

@@ -8,7 +8,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value};
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::link::{Link, info, reason, run_id};
+use crate::clock::BootInstant;
 use crate::store::{DEADLINE, Watcher};
 
 /// How long to wait after a connection that failed.
@@ -45,7 +46,7 @@ pub(super) async fn track(link: Link, prefix: String, watcher: Arc<dyn Watcher>)
                 tracing::info!("the near-cache follows Redis again");
             }
             loop {
-                let at = Instant::now();
+                let at = BootInstant::now();
                 beat(&mut connection).await?;
                 watcher.current(at);
                 // Or until the connection has ended, which the next PING finds out.

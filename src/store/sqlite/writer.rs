@@ -3,12 +3,13 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
+use crate::clock::BootInstant;
 use crate::store::{Error, Result, Watcher};
 
 /// How many writes one commit takes.
@@ -104,19 +105,19 @@ fn copy(connection: &Connection) {
 pub(super) struct Watched {
     watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
     version: Option<i64>,
-    beaten: Instant,
+    beaten: BootInstant,
 }
 
 impl Watched {
     pub(super) fn new(watcher: Arc<OnceLock<Arc<dyn Watcher>>>) -> Self {
-        Self { watcher, version: None, beaten: Instant::now() }
+        Self { watcher, version: None, beaten: BootInstant::now() }
     }
 
     /// Now and then proves to who watches that everything is told, or has them doubt it.
     fn beat(&mut self, connection: &Connection) {
-        let at = Instant::now();
+        let at = BootInstant::now();
         let Some(watcher) = self.watcher.get() else { return };
-        if at.duration_since(self.beaten) < HEARTBEAT {
+        if at.saturating_duration_since(self.beaten) < HEARTBEAT {
             return;
         }
         self.beaten = at;
