@@ -12,6 +12,9 @@
 //! - [`clock`]: the one clock.
 //! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, logs and metrics.
 
+// `eprintln!` panics when standard error cannot be written.
+#![warn(clippy::print_stderr)]
+
 pub mod api;
 pub mod caller;
 pub mod cli;

@@ -15,7 +15,7 @@ use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
 use crate::store;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Log, Metrics};
 
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -24,14 +24,18 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
-pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), String> {
-    telemetry::start(&config.logs);
+pub(super) async fn serve(
+    config: &Config,
+    strangers: &[String],
+    log: &Log,
+    metrics: Arc<Metrics>,
+) -> Result<(), String> {
     let checked = config.check()?;
     for name in strangers {
         tracing::warn!("{name} is set, and is no variable of sessiond: `sessiond --help` lists them");
     }
     if config.check_config {
-        eprintln!("The configuration is good.");
+        log.print("The configuration is good.\n");
         return Ok(());
     }
     let _exporter = match &config.logs.otlp_endpoint {
@@ -45,7 +49,6 @@ pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), S
     let store = store::open(&checked.store, &checked.keyspace)
         .await
         .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let metrics = Arc::new(Metrics::new());
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
     let app = App::new(sessions.clone(), &checked, &config.server);
@@ -55,7 +58,7 @@ pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), S
         None => None,
     };
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    greet(config, &checked, &listener, ops.as_ref());
+    greet(config, &checked, &listener, ops.as_ref(), log);
     let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
     let background = [tokio::spawn(purge(sessions.clone())), tokio::spawn(reloading)];
     let (stopping, stopped) = watch::channel(false);
@@ -133,7 +136,7 @@ async fn purge(sessions: Sessions) {
 }
 
 /// Says where things are and what to try.
-fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>) {
+fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>, log: &Log) {
     let at = &listener.address().unwrap_or_else(|| config.server.listen.clone());
     let ops = ops.and_then(Listener::address).unwrap_or_else(|| at.clone());
     let secret = checked
@@ -156,14 +159,18 @@ fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&L
         1 => ("who has the key".to_owned(), " -H \"authorization: Bearer $KEY\""),
         _ => (format!("who has one of the {keys} keys"), " -H \"authorization: Bearer $KEY\""),
     };
-    eprintln!("sessiond {} listens on {at}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  sessions  {}", checked.store);
-    eprintln!("  secret    {secret}");
-    eprintln!("  cookie    {}, {secure}", checked.attributes.name);
-    eprintln!("  callers   {callers}");
-    let issue = "/v1/sessions -H content-type:application/json -d '{\"user_id\":\"ada\"}'";
-    eprintln!("  try       {}{issue}{key}", curl(at, " -i"));
-    eprintln!("            {}/docs", curl(&ops, ""));
+    let version = env!("CARGO_PKG_VERSION");
+    let (issue, docs) = (curl(at, " -i"), curl(&ops, ""));
+    log.print(&format!(
+        "sessiond {version} listens on {at}\n\
+        \x20 sessions  {}\n\
+        \x20 secret    {secret}\n\
+        \x20 cookie    {}, {secure}\n\
+        \x20 callers   {callers}\n\
+        \x20 try       {issue}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'{key}\n\
+        \x20           {docs}/docs\n",
+        checked.store, checked.attributes.name,
+    ));
 }
 
 /// How to reach an address by curl, up to where the path begins.

@@ -34,6 +34,7 @@ pub struct Metrics {
     pub(crate) cookies: Cookies,
     pub(crate) touches: Touches,
     pub(crate) lookups: Lookups,
+    pub(crate) log_lines_lost: Counter,
 }
 
 /// Sessions revoked, by what it was that revoked them.
@@ -113,6 +114,7 @@ impl Metrics {
         let issued = counter("sessions_issued", "Sessions issued");
         let regenerated = counter("sessions_regenerated", "Sessions given a new id");
         let expired = counter("sessions_expired", "Expired sessions purged; Redis does it by itself, and counts them");
+        let log_lines_lost = counter("log_lines_lost", "Lines of the log that were not written");
         let mut gauge = |name: &str, help: &str| register(&mut registry, name, help, Gauge::default());
         let requests_in_flight = gauge("requests_in_flight", "Requests in work now");
         let connections = gauge("connections", "Connections open now");
@@ -160,6 +162,7 @@ impl Metrics {
             issued,
             regenerated,
             expired,
+            log_lines_lost,
         }
     }
 
