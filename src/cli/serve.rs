@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{Api, App};
@@ -15,6 +15,7 @@ use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
 use crate::store;
+use crate::supervise::Task;
 use crate::telemetry::{self, Log, Metrics};
 
 /// How often expired sessions are purged from SQLite.
@@ -46,7 +47,7 @@ pub(super) async fn serve(
         None => None,
     };
     let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open(&checked.store, &checked.keyspace)
+    let store = store::open_supervised(&checked.store, &checked.keyspace, &metrics)
         .await
         .map_err(|why| format!("--store {}: {why}", checked.store))?;
     let sessions =
@@ -59,8 +60,16 @@ pub(super) async fn serve(
     };
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
     greet(config, &checked, &listener, ops.as_ref(), log);
-    let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
-    let background = [tokio::spawn(purge(sessions.clone())), tokio::spawn(reloading)];
+    let background = [
+        Task::new("purge", &metrics).spawn({
+            let sessions = sessions.clone();
+            move || purge(sessions.clone())
+        }),
+        Task::new("reload", &metrics).spawn({
+            let (hangups, keys, app) = (Arc::new(Mutex::new(hangups)), config.keys.clone(), app.clone());
+            move || reload_keys(Arc::clone(&hangups), keys.clone(), app.clone())
+        }),
+    ];
     let (stopping, stopped) = watch::channel(false);
     let stopped = || {
         let mut stopped = stopped.clone();
@@ -95,8 +104,10 @@ async fn bind(flag: &str, listen: &Listen) -> Result<Listener, String> {
     })
 }
 
-/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing.
-async fn reload_keys(mut hangups: Signal, keys: Keys, app: App) {
+/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing. The signals are shared, so that a
+/// restart misses none.
+async fn reload_keys(hangups: Arc<Mutex<Signal>>, keys: Keys, app: App) {
+    let mut hangups = hangups.lock().await;
     while hangups.recv().await.is_some() {
         match keys.load() {
             Ok(_) if !keys.has_file() => tracing::warn!("SIGHUP: there is no --api-key-file to read again"),

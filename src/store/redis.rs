@@ -41,6 +41,7 @@ use super::{
     Enlisted, Entry, Error, Found, Insertion, Keyspace, Listed, Outcome, Result, Store, Watcher, deadline, within,
 };
 use crate::clock::Ms;
+use crate::telemetry::Metrics;
 
 /// The Redis store.
 pub struct Redis {
@@ -59,12 +60,13 @@ struct Watched {
 }
 
 impl Redis {
-    /// Starts to connect to `target`, and goes on trying until dropped. Waits for the first try.
+    /// Starts to connect to `target`, and goes on trying until dropped. Waits for the first try. Restarts of background
+    /// tasks are counted in `metrics`.
     ///
     /// # Errors
     /// [`Error::Unexpected`] when the target can never be a connection.
-    pub async fn open(target: &RedisTarget, keyspace: &Keyspace) -> Result<Self> {
-        let link = Link::open(target).await?;
+    pub async fn open(target: &RedisTarget, keyspace: &Keyspace, metrics: &Arc<Metrics>) -> Result<Self> {
+        let link = Link::open(target, metrics).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
         let index_prefix = format!("{}-user:", prefix.trim_end_matches(':'));
         Ok(Self {
@@ -339,11 +341,11 @@ impl Store for Redis {
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
         self.watched.get_or_init(|| Watched {
-            _tracker: AbortOnDropHandle::new(tokio::spawn(tracker::track(
+            _tracker: AbortOnDropHandle::new(tracker::track(
                 self.link.clone(),
                 self.key_prefix.clone(),
                 Arc::clone(&watcher),
-            ))),
+            )),
             watcher,
         });
     }
