@@ -15,6 +15,7 @@ mod serve;
 mod stats;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -24,6 +25,7 @@ use self::healthcheck::healthcheck;
 use self::serve::serve;
 use crate::caller::{Key, Scope};
 use crate::config::{Config, Listen, fresh_secret};
+use crate::telemetry::{self, Metrics};
 
 /// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
 #[derive(Debug, Parser)]
@@ -101,8 +103,8 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.command {
-        None => plain(block_on(serve(&cli.config, &strangers()))),
-        Some(Command::Serve(config)) => plain(block_on(serve(&config, &strangers()))),
+        None => service(&cli.config),
+        Some(Command::Serve(config)) => service(&config),
         Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
         Some(Command::Keygen { name, scope, json }) => plain(keygen(&name, scope, json)),
         Some(Command::Healthcheck { listen, ops_addr }) => {
@@ -120,15 +122,31 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Serves. What is told of it goes through the log, which waits for no reader: that the service cannot start, too.
+fn service(config: &Config) -> ExitCode {
+    let metrics = Arc::new(Metrics::new());
+    let log = match telemetry::start(&config.logs, &metrics) {
+        Ok(log) => log,
+        Err(why) => return failed(&why, 1),
+    };
+    match block_on(serve(config, &strangers(), &log, metrics)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log.print(&format!("sessiond: {why}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn keygen(name: &str, scope: Scope, json: bool) -> Result<(), String> {
     let (key, line) = Key::generate(name, scope)?;
     if json {
         return output::print_json(&serde_json::json!({ "key": key.expose_secret(), "line": line.to_string() }));
     }
     output::print(&format!("key   {}\nline  {line}\n", key.expose_secret()))?;
-    eprintln!(
+    output::note(
         "Give the key to the caller, who sends it as `Authorization: Bearer KEY`; it is not shown again.\n\
-         Give the line to the service: --api-key, SESSIOND_API_KEY, or a line of --api-key-file (then SIGHUP)."
+         Give the line to the service: --api-key, SESSIOND_API_KEY, or a line of --api-key-file (then SIGHUP).",
     );
     Ok(())
 }
@@ -172,7 +190,7 @@ fn ops(work: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
 }
 
 fn failed(why: &str, code: u8) -> ExitCode {
-    eprintln!("sessiond: {why}");
+    output::note(&format!("sessiond: {why}"));
     ExitCode::from(code)
 }
 

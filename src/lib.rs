@@ -9,8 +9,11 @@
 //! - [`cookie`]: the cookie's codec, pure: parse, verify, sign, `Set-Cookie`.
 //! - [`session`]: the rules: the verbs, the record, the policy of expiry. Knows no HTTP and no database.
 //! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
-//! - [`clock`]: the one clock.
+//! - [`clock`]: the one clock. [`supervise`]: restarts background tasks that panic.
 //! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, logs and metrics.
+
+// `eprintln!` panics when standard error cannot be written.
+#![warn(clippy::print_stderr)]
 
 pub mod api;
 pub mod caller;
@@ -21,4 +24,5 @@ pub mod cookie;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod supervise;
 pub mod telemetry;

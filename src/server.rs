@@ -16,6 +16,7 @@ use hyper::{Request, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -24,6 +25,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::api::Api;
 use crate::config::{Listen, Server};
+use crate::supervise::Task;
 use crate::telemetry::Metrics;
 
 /// What a request's head may take: more is answered 431 by hyper, without a body.
@@ -101,22 +103,34 @@ pub async fn serve(
     let keep_alive = Duration::from_millis(config.keep_alive_timeout.unsigned_abs());
     let connection = Connection { builder: builder(head_timeout, keep_alive), api, head_timeout };
     let free = Arc::new(Semaphore::new(descriptors(config.max_connections)));
-    let mut refused = false;
     let graceful = GracefulShutdown::new();
-    let mut shutdown = std::pin::pin!(shutdown);
+    let accepting = Task::new("accept", metrics);
+    tokio::select! {
+        () = shutdown => {}
+        () = accepting.run(|| accept(&listener, &connection, &free, &graceful, &metrics.connections)) => {}
+    }
+    drop(listener);
+    let drain = Duration::from_millis(config.drain_timeout.unsigned_abs());
+    if timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
+}
+
+/// Accepts connections, and spawns a task for each.
+async fn accept(
+    listener: &Listener,
+    connection: &Connection,
+    free: &Arc<Semaphore>,
+    graceful: &GracefulShutdown,
+    open: &Gauge,
+) {
+    let mut refused = false;
     loop {
-        let accepted = async {
-            let permit = Arc::clone(&free).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, stream) = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = accepted => accepted,
-        };
-        match stream {
+        let permit = Arc::clone(free).acquire_owned().await;
+        match listener.accept().await {
             Ok(stream) => {
                 refused = false;
-                let (connection, watcher, open) = (connection.clone(), graceful.watcher(), metrics.connections.clone());
+                let (connection, watcher, open) = (connection.clone(), graceful.watcher(), open.clone());
                 open.inc();
                 tokio::spawn(async move {
                     match stream {
@@ -135,11 +149,6 @@ pub async fn serve(
                 sleep(Duration::from_millis(100)).await;
             }
         }
-    }
-    drop(listener);
-    let drain = Duration::from_millis(config.drain_timeout.unsigned_abs());
-    if timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests did not end in time");
     }
 }
 

@@ -4,7 +4,8 @@ mod logs;
 mod metrics;
 mod traces;
 
-pub use logs::start;
+pub(crate) use logs::start_plain;
+pub use logs::{Log, start};
 pub use metrics::Metrics;
 pub(crate) use metrics::{CallMetrics, Cookies, RouteMetrics};
 pub use traces::Exporter;

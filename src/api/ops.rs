@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{self, Problem, json};
+use super::error::{self, Error, Problem, json};
 use crate::session::{self, Sessions};
 
 /// How the service is
@@ -54,16 +54,20 @@ pub(super) async fn livez() -> Response {
     health("live")
 }
 
-/// Can it serve? Asks the store.
+/// Can it serve? Asks the store, and whether every background task runs.
 #[utoipa::path(
     get, path = "/readyz", tag = "ops",
     responses(
         (status = 200, description = "It can", body = Health),
-        (status = 503, description = "The store is away", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = String, description = "Seconds to wait"))),
+        (status = 503, description = "The store is unreachable, or a background task is down", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = String, description = "Seconds to wait"))),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn readyz(State(app): State<App>) -> error::Result<Response> {
+    if app.sessions.metrics().tasks_down.get() > 0 {
+        let detail = "a background task of sessiond panicked, and is not up again: its log says which; try again";
+        return Err(Error::unavailable("task-down", detail));
+    }
     app.readiness.ask(&app.sessions).await?;
     Ok(health("ready"))
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::ops::Ops;
-use super::output::{columns, escaped, print, print_json};
+use super::output::{columns, escaped, note, print, print_json};
 use super::progress::Progress;
 use crate::session::{Adopted, Error};
 use crate::store::{Cursor, StoreUrl};
@@ -112,8 +112,8 @@ impl Adopt {
         print(&text)?;
         // What looks like a mistake in how it was asked.
         match (adopted + listed, without_user + ended + unreadable) {
-            (0, 0) if from.is_none() => eprintln!("sessiond: there is no session: is --key-prefix that of the fleet?"),
-            (0, 1..) => eprintln!("sessiond: no session names a user: is --user-pointer where the fleet has them?"),
+            (0, 0) if from.is_none() => note("sessiond: there is no session: is --key-prefix that of the fleet?"),
+            (0, 1..) => note("sessiond: no session names a user: is --user-pointer where the fleet has them?"),
             _ => {}
         }
         Ok(())

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::ops::{self, Ops};
-use super::output::{columns, count, escaped, json_escaped, moment, print, print_json, span};
+use super::output::{columns, count, escaped, json_escaped, moment, note, print, print_json, span};
 use crate::clock::{Clock, Ms, rfc3339};
 use crate::cookie::{Signer, Unopened, Verified, is_value};
 use crate::session::{Client, Error, Id, Stored};
@@ -119,7 +119,7 @@ fn without_name(header: &str) -> &str {
 }
 
 fn no(why: &str) -> Result<ExitCode, String> {
-    eprintln!("sessiond: {why}");
+    note(&format!("sessiond: {why}"));
     Ok(ExitCode::FAILURE)
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Ops {
 impl Ops {
     /// The store and the rules. What is not there is not made.
     pub(super) fn rules(&self) -> Result<Rules, String> {
-        telemetry::start(&self.config.logs);
+        telemetry::start_plain(&self.config.logs);
         if self.config.check_config {
             return Err("--check-config is for `sessiond serve`".into());
         }

@@ -1,5 +1,5 @@
-//! What the ops commands print: text for people or one JSON document, on standard output. Whatever a session holds may
-//! come from anybody, so nothing is printed that a terminal would obey.
+//! What the commands print: text for people or one JSON document, on standard output; remarks on standard error. Whatever
+//! a session holds may come from anybody, so nothing is printed that a terminal would obey.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
@@ -16,6 +16,11 @@ pub(super) fn print(text: &str) -> Result<(), String> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output cannot be written: {error}")),
         _ => Ok(()),
     }
+}
+
+/// Prints a line for a person on standard error. A failed write is ignored: there is nowhere to report it.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints a document, on a line of its own.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::{Api, App};
@@ -15,7 +15,8 @@ use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
 use crate::store;
-use crate::telemetry::{self, Metrics};
+use crate::supervise::Task;
+use crate::telemetry::{self, Log, Metrics};
 
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -24,14 +25,18 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
-pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), String> {
-    telemetry::start(&config.logs);
+pub(super) async fn serve(
+    config: &Config,
+    strangers: &[String],
+    log: &Log,
+    metrics: Arc<Metrics>,
+) -> Result<(), String> {
     let checked = config.check()?;
     for name in strangers {
         tracing::warn!("{name} is set, and is no variable of sessiond: `sessiond --help` lists them");
     }
     if config.check_config {
-        eprintln!("The configuration is good.");
+        log.print("The configuration is good.\n");
         return Ok(());
     }
     let _exporter = match &config.logs.otlp_endpoint {
@@ -42,10 +47,9 @@ pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), S
         None => None,
     };
     let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open(&checked.store, &checked.keyspace)
+    let store = store::open_supervised(&checked.store, &checked.keyspace, &metrics)
         .await
         .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let metrics = Arc::new(Metrics::new());
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
     let app = App::new(sessions.clone(), &checked, &config.server);
@@ -55,9 +59,17 @@ pub(super) async fn serve(config: &Config, strangers: &[String]) -> Result<(), S
         None => None,
     };
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    greet(config, &checked, &listener, ops.as_ref());
-    let reloading = reload_keys(hangups, config.keys.clone(), app.clone());
-    let background = [tokio::spawn(purge(sessions.clone())), tokio::spawn(reloading)];
+    greet(config, &checked, &listener, ops.as_ref(), log);
+    let background = [
+        Task::new("purge", &metrics).spawn({
+            let sessions = sessions.clone();
+            move || purge(sessions.clone())
+        }),
+        Task::new("reload", &metrics).spawn({
+            let (hangups, keys, app) = (Arc::new(Mutex::new(hangups)), config.keys.clone(), app.clone());
+            move || reload_keys(Arc::clone(&hangups), keys.clone(), app.clone())
+        }),
+    ];
     let (stopping, stopped) = watch::channel(false);
     let stopped = || {
         let mut stopped = stopped.clone();
@@ -92,8 +104,10 @@ async fn bind(flag: &str, listen: &Listen) -> Result<Listener, String> {
     })
 }
 
-/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing.
-async fn reload_keys(mut hangups: Signal, keys: Keys, app: App) {
+/// Reads the keys of callers again at each SIGHUP. A file that is wrong changes nothing. The signals are shared, so that a
+/// restart misses none.
+async fn reload_keys(hangups: Arc<Mutex<Signal>>, keys: Keys, app: App) {
+    let mut hangups = hangups.lock().await;
     while hangups.recv().await.is_some() {
         match keys.load() {
             Ok(_) if !keys.has_file() => tracing::warn!("SIGHUP: there is no --api-key-file to read again"),
@@ -133,7 +147,7 @@ async fn purge(sessions: Sessions) {
 }
 
 /// Says where things are and what to try.
-fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>) {
+fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&Listener>, log: &Log) {
     let at = &listener.address().unwrap_or_else(|| config.server.listen.clone());
     let ops = ops.and_then(Listener::address).unwrap_or_else(|| at.clone());
     let secret = checked
@@ -156,14 +170,18 @@ fn greet(config: &Config, checked: &Checked, listener: &Listener, ops: Option<&L
         1 => ("who has the key".to_owned(), " -H \"authorization: Bearer $KEY\""),
         _ => (format!("who has one of the {keys} keys"), " -H \"authorization: Bearer $KEY\""),
     };
-    eprintln!("sessiond {} listens on {at}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  sessions  {}", checked.store);
-    eprintln!("  secret    {secret}");
-    eprintln!("  cookie    {}, {secure}", checked.attributes.name);
-    eprintln!("  callers   {callers}");
-    let issue = "/v1/sessions -H content-type:application/json -d '{\"user_id\":\"ada\"}'";
-    eprintln!("  try       {}{issue}{key}", curl(at, " -i"));
-    eprintln!("            {}/docs", curl(&ops, ""));
+    let version = env!("CARGO_PKG_VERSION");
+    let (issue, docs) = (curl(at, " -i"), curl(&ops, ""));
+    log.print(&format!(
+        "sessiond {version} listens on {at}\n\
+        \x20 sessions  {}\n\
+        \x20 secret    {secret}\n\
+        \x20 cookie    {}, {secure}\n\
+        \x20 callers   {callers}\n\
+        \x20 try       {issue}/v1/sessions -H content-type:application/json -d '{{\"user_id\":\"ada\"}}'{key}\n\
+        \x20           {docs}/docs\n",
+        checked.store, checked.attributes.name,
+    ));
 }
 
 /// How to reach an address by curl, up to where the path begins.

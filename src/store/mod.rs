@@ -36,6 +36,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::clock::Ms;
+use crate::telemetry::Metrics;
 
 /// How long a call to a store may take before it answers [`Error::Unavailable`].
 pub const DEADLINE: Duration = Duration::from_millis(500);
@@ -214,9 +215,17 @@ pub trait Store: Send + Sync + 'static {
 /// [`Error::Unavailable`] when an SQLite file cannot be opened or made. A Redis that is away is no error:
 /// every call says so until it is back.
 pub async fn open(url: &StoreUrl, keyspace: &Keyspace) -> Result<Arc<dyn Store>> {
+    open_supervised(url, keyspace, &Arc::default()).await
+}
+
+/// As [`open`]. Restarts of the store's background tasks are counted in `metrics`, which also say whether one is down.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_supervised(url: &StoreUrl, keyspace: &Keyspace, metrics: &Arc<Metrics>) -> Result<Arc<dyn Store>> {
     Ok(match url {
         StoreUrl::Sqlite(path) => Arc::new(Sqlite::open(path)?),
-        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace).await?),
+        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace, metrics).await?),
     })
 }
 

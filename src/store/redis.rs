@@ -37,6 +37,7 @@ use super::{
     within,
 };
 use crate::clock::Ms;
+use crate::telemetry::Metrics;
 
 /// The Redis store.
 pub struct Redis {
@@ -57,12 +58,13 @@ struct Watched {
 }
 
 impl Redis {
-    /// Starts to connect to `target`, and goes on trying until dropped. Waits for the first try.
+    /// Starts to connect to `target`, and goes on trying until dropped. Waits for the first try. Restarts of background
+    /// tasks are counted in `metrics`.
     ///
     /// # Errors
     /// [`Error::Unexpected`] when the target can never be a connection.
-    pub async fn open(target: &RedisTarget, keyspace: &Keyspace) -> Result<Self> {
-        let link = Link::open(target).await?;
+    pub async fn open(target: &RedisTarget, keyspace: &Keyspace, metrics: &Arc<Metrics>) -> Result<Self> {
+        let link = Link::open(target, metrics).await?;
         let Keyspace { prefix, tombstone } = keyspace.clone();
         let index_prefix = index_prefix(&prefix);
         let legacy_index_prefix =
@@ -349,11 +351,11 @@ impl Store for Redis {
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
         self.watched.get_or_init(|| Watched {
-            _tracker: AbortOnDropHandle::new(tokio::spawn(tracker::track(
+            _tracker: AbortOnDropHandle::new(tracker::track(
                 self.link.clone(),
                 self.key_prefix.clone(),
                 Arc::clone(&watcher),
-            ))),
+            )),
             watcher,
         });
     }

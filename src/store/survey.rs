@@ -122,7 +122,7 @@ pub trait Survey: Send + Sync + 'static {
 pub async fn survey(url: &StoreUrl, keyspace: &Keyspace) -> Result<Arc<dyn Survey>> {
     Ok(match url {
         StoreUrl::Sqlite(path) => Arc::new(SqliteSurvey::open(path)?),
-        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace).await?),
+        StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace, &Arc::default()).await?),
     })
 }
 

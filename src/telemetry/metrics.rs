@@ -34,6 +34,9 @@ pub struct Metrics {
     pub(crate) cookies: Cookies,
     pub(crate) touches: Touches,
     pub(crate) lookups: Lookups,
+    pub(crate) log_lines_lost: Counter,
+    task_restarts: Counters,
+    pub(crate) tasks_down: Gauge,
 }
 
 /// Sessions revoked, by what it was that revoked them.
@@ -109,13 +112,16 @@ impl Metrics {
         let cookies = counters("cookies", "Session cookies received, by their signature");
         let touches = counters("touches", "Resolves of live sessions, by what they did to the expiry");
         let lookups = counters("cache_lookups", "Resolves where there is a near-cache, by what it had");
+        let task_restarts = counters("task_restarts", "Restarts of background tasks that panicked");
         let mut counter = |name: &str, help: &str| register(&mut registry, name, help, Counter::default());
         let issued = counter("sessions_issued", "Sessions issued");
         let regenerated = counter("sessions_regenerated", "Sessions given a new id");
         let expired = counter("sessions_expired", "Expired sessions purged; Redis does it by itself, and counts them");
+        let log_lines_lost = counter("log_lines_lost", "Lines of the log that were not written");
         let mut gauge = |name: &str, help: &str| register(&mut registry, name, help, Gauge::default());
         let requests_in_flight = gauge("requests_in_flight", "Requests in work now");
         let connections = gauge("connections", "Connections open now");
+        let tasks_down = gauge("tasks_down", "Background tasks that panicked and are not up again");
         let mut durations = |name: &str, help: &str, durations: fn() -> Histogram| {
             let family = Histograms::new_with_constructor(durations);
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
@@ -160,6 +166,9 @@ impl Metrics {
             issued,
             regenerated,
             expired,
+            log_lines_lost,
+            task_restarts,
+            tasks_down,
         }
     }
 
@@ -182,6 +191,10 @@ impl Metrics {
             requests: self.requests.clone(),
             labels,
         }
+    }
+
+    pub(crate) fn task_restarts(&self, task: &'static str) -> Counter {
+        self.task_restarts.get_or_create_owned(&vec![("task", task.into())])
     }
 
     pub(crate) fn store_call(&self, call: &'static str) -> CallMetrics {

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use sessiond::supervise::Task;
+
 use crate::app::TestApp;
 
 impl TestApp {
@@ -110,6 +112,8 @@ async fn an_outage_is_counted() {
 #[tokio::test]
 async fn the_documents_name_the_metrics() {
     let app = TestApp::start(&[]).await;
+    // A label of each family: one without any is not shown.
+    let _task = Task::new("accept", app.sessions.metrics());
     let metrics = app.metrics().await;
     let stated: BTreeSet<&str> =
         metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -50,7 +50,13 @@ async fn calls_go_to_the_redis_that_tells_of_changes() {
     recorder.until(&Told::Doubt).await;
     recorder.take();
     recorder.until(&Told::Current).await;
-    // From when on something may be kept again, all is asked of the second.
+    // From when on something may be kept again, all is asked of the second. Its connection may come a little later.
+    let connected = async {
+        while store.ping().await.is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, connected).await.expect("it is connected again");
     assert!(store.find("old", 1_000_000).await.unwrap().is_none());
     assert!(store.find("new", 1_000_000).await.unwrap().is_some());
 }

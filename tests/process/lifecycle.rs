@@ -175,3 +175,16 @@ fn a_redis_url_says_user_password_and_database() {
     assert!(wrong.curl("/readyz", &[]).starts_with("HTTP/1.1 503"));
     assert!(wrong.log().contains("authentication failed") && !wrong.log().contains("wort"), "{}", wrong.log());
 }
+
+#[test]
+fn background_tasks_are_supervised() {
+    let redis = RedisServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let server = Sessiond::start(folder.path(), &["--store", &redis.url(), "--secret", SECRET, "--cache", "1MiB"]);
+    let metrics = server.curl("/metrics", &[]);
+    for task in ["accept", "purge", "reload", "redis-connection", "redis-tracker"] {
+        let sample = format!("sessiond_task_restarts_total{{task=\"{task}\"}} 0\n");
+        assert!(metrics.contains(&sample), "no {sample} in {metrics}");
+    }
+    assert!(metrics.contains("sessiond_tasks_down 0\n"), "{metrics}");
+}

@@ -14,4 +14,5 @@ mod readme;
 mod redis_server;
 mod secrecy;
 mod sessiond;
+mod stderr;
 mod traces;

@@ -14,6 +14,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::store::url::RedisTarget;
 use crate::store::{DEADLINE, Error, Result};
+use crate::supervise::Task;
+use crate::telemetry::Metrics;
 
 /// How long to wait after a try that failed.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +47,7 @@ pub(super) struct Link {
     connection: watch::Receiver<Option<Connected>>,
     suspicion: Arc<Notify>,
     moved: Arc<Notify>,
+    metrics: Arc<Metrics>,
 }
 
 /// A connection, and what names the server at its end for as long as it runs, where that may be asked.
@@ -56,17 +59,25 @@ struct Connected {
 
 impl Link {
     /// Starts the task that keeps the connection, and waits for its first try.
-    pub(super) async fn open(target: &RedisTarget) -> Result<Self> {
+    pub(super) async fn open(target: &RedisTarget, metrics: &Arc<Metrics>) -> Result<Self> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let client = Client::open(target.info.clone().set_tcp_settings(tcp))
             .map_err(|error| Error::Unexpected(error.category().into()))?;
         let (keeper, connection) = watch::channel(None);
         let (suspicion, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let first = connect(&client).await;
-        tokio::spawn(keep(client.clone(), first, keeper, Arc::clone(&suspicion), Arc::clone(&moved)));
-        let mut link = Self { client, connection, suspicion, moved };
-        let _ = link.connection.changed().await;
+        let metrics = Arc::clone(metrics);
+        let mut link = Self { client, connection, suspicion, moved, metrics };
+        let (client, suspicion, moved) = (link.client.clone(), Arc::clone(&link.suspicion), Arc::clone(&link.moved));
+        let kept = move || keep(client.clone(), keeper.clone(), Arc::clone(&suspicion), Arc::clone(&moved));
+        link.task("redis-connection").spawn(kept);
+        // Longer than the first try takes, unless it panics.
+        let _ = timeout(2 * DEADLINE, link.connection.changed()).await;
         Ok(link)
+    }
+
+    /// A background task of this store.
+    pub(super) fn task(&self, name: &'static str) -> Task {
+        Task::new(name, &self.metrics)
     }
 
     /// The connection, if there is one.
@@ -117,17 +128,10 @@ impl Link {
 }
 
 /// Keeps `keeper` filled until nobody reads it. An outage is logged once, when it begins and when it is over.
-async fn keep(
-    client: Client,
-    first: Result<Connected>,
-    keeper: watch::Sender<Option<Connected>>,
-    suspicion: Arc<Notify>,
-    moved: Arc<Notify>,
-) {
-    let mut attempt = first;
+async fn keep(client: Client, keeper: watch::Sender<Option<Connected>>, suspicion: Arc<Notify>, moved: Arc<Notify>) {
     let mut away = false;
     while !keeper.is_closed() {
-        match attempt {
+        match connect(&client).await {
             Ok(connected) => {
                 if std::mem::take(&mut away) {
                     tracing::info!("Redis is back");
@@ -160,7 +164,6 @@ async fn keep(
                 sleep(PAUSE).await;
             }
         }
-        attempt = connect(&client).await;
     }
 }
 

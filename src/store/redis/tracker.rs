@@ -7,12 +7,15 @@
 //! next one tracks, for what was read in between.
 
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::link::{Link, info, reason, run_id};
@@ -24,9 +27,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often a watcher is told that everything was told, as a part of its staleness.
 const BEATS: u32 = 5;
 
+/// Starts the task that tracks. If it panics, everything is doubted at once, and it is restarted.
+pub(super) fn track(link: Link, prefix: String, watcher: Arc<dyn Watcher>) -> JoinHandle<()> {
+    link.task("redis-tracker").spawn(move || {
+        let (following, watcher) = (follow(link.clone(), prefix.clone(), Arc::clone(&watcher)), Arc::clone(&watcher));
+        async move {
+            let end = AssertUnwindSafe(following).catch_unwind().await;
+            watcher.doubt();
+            if let Err(panic) = end {
+                resume_unwind(panic);
+            }
+        }
+    })
+}
+
 /// Tracks until it is dropped, what is read over `link`: begins anew whenever that is another connection, and has it made
 /// anew when it goes to another server. So nothing is kept that one server has said and another would tell of.
-pub(super) async fn track(link: Link, prefix: String, watcher: Arc<dyn Watcher>) {
+async fn follow(link: Link, prefix: String, watcher: Arc<dyn Watcher>) {
     let info = link.client().get_connection_info().clone();
     // RESP3 is the protocol that has pushes.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
