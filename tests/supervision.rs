@@ -8,14 +8,14 @@ mod redis_server;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
 use clap::Parser;
 use http_body_util::BodyExt;
 use sessiond::api::{Api, App};
-use sessiond::clock::Clock;
+use sessiond::clock::{BootInstant, Clock};
 use sessiond::config::{Config, Server};
 use sessiond::server::{self, Listener};
 use sessiond::session::Sessions;
@@ -180,7 +180,7 @@ impl Watcher for Fragile {
         self.doubts.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn current(&self, _: Instant) {
+    fn current(&self, _: BootInstant) {
         if self.proofs.fetch_add(1, Ordering::SeqCst) == 0 {
             // What came before is not what is looked at.
             self.doubts.store(0, Ordering::SeqCst);
