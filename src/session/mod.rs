@@ -13,6 +13,7 @@ mod id;
 mod issue;
 mod limit;
 mod policy;
+mod queue;
 mod record;
 mod regenerate;
 mod resolve;
@@ -105,6 +106,7 @@ struct Inner {
     clock: Clock,
     metrics: Arc<Metrics>,
     met: enlist::Met,
+    updates: queue::UpdateQueues,
     tasks: TaskTracker,
 }
 
@@ -127,8 +129,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Self {
         let store = Metered::new(store, &metrics);
-        let (met, tasks) = (enlist::Met::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met, tasks }) }
+        let (met, updates, tasks) = (enlist::Met::default(), queue::UpdateQueues::default(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { store, policy, attributes, clock, metrics, met, updates, tasks }) }
     }
 
     /// The policy.
