@@ -13,6 +13,7 @@ mod id;
 mod issue;
 mod limit;
 mod policy;
+mod queue;
 mod record;
 mod regenerate;
 mod resolve;
@@ -116,6 +117,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     met: enlist::Met,
     withdrawals: withdraw::Withdrawals,
+    updates: queue::UpdateQueues,
     tasks: TaskTracker,
 }
 
@@ -152,6 +154,7 @@ impl Sessions {
             clock,
             metrics,
             met: enlist::Met::default(),
+            updates: queue::UpdateQueues::default(),
             withdrawals: withdraw::Withdrawals::default(),
             tasks: TaskTracker::new(),
         };

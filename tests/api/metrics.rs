@@ -5,7 +5,7 @@ use sessiond::supervise::Task;
 use crate::app::TestApp;
 
 impl TestApp {
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let answer = self.call("GET", "/metrics", &[], "").await.expect(200);
         assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
         assert!(answer.body.ends_with("# EOF\n"));
@@ -15,7 +15,7 @@ impl TestApp {
 
 /// The value of the sample that begins with `name`.
 #[track_caller]
-fn value(metrics: &str, name: &str) -> f64 {
+pub(crate) fn value(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
     line.unwrap_or_else(|| panic!("no {name} in {metrics}")).rsplit_once(' ').unwrap().1.parse().unwrap()
 }
