@@ -4,13 +4,16 @@
 //! `SESSIOND_RACE_ROUNDS` says how many rounds to run, `SESSIOND_RACE_SEED` repeats their plans and the links' delays.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod dead_entries;
 mod deadline;
+mod freezes;
 mod held;
 #[path = "../common/policy.rs"]
 mod policy;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
 mod rounds;
+mod skew;
 #[path = "../common/slow_link.rs"]
 mod slow_link;
 
