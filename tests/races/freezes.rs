@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::redis_server::RedisServer;
-use super::{is_live, is_unavailable, issue, keyspace, listed, open, policy, seed, sessions};
+use super::{PATIENCE, is_live, is_unavailable, issue, keyspace, listed, open, policy, see, seed, sessions};
 
 const LIMIT: usize = 2;
 const USERS: usize = 16;
@@ -20,8 +20,6 @@ const USERS: usize = 16;
 const LOGINS: usize = 4;
 const FREEZES: usize = 3;
 const FREEZE: Duration = Duration::from_millis(700);
-/// How soon a session that was not acknowledged is gone.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 struct User {
     name: String,
@@ -69,7 +67,7 @@ async fn log_in(sessions: Sessions, user: String, before: Vec<Id>, visitors: Vec
 impl User {
     /// Why this is not how it must be in the end.
     async fn wrong(&self, sessions: &Sessions, on_limit: OnLimit) -> Option<String> {
-        let listed = listed(sessions, &self.name).await.unwrap();
+        let listed = see(|| listed(sessions, &self.name)).await;
         let acknowledged: Vec<&Id> = self.before.iter().chain(&self.during).collect();
         let ghosts = listed.iter().filter(|id| !acknowledged.contains(id)).count();
         let mut live = 0;
@@ -106,10 +104,10 @@ async fn a_limit_outlasts_freezes(on_limit: OnLimit) {
             let name = format!("user-{freeze}-{number}");
             let (mut ids, mut visitors) = (Vec::new(), Vec::new());
             for _ in 0..before {
-                ids.push(issue(&observer, Some(&name), 100).await.unwrap().id);
+                ids.push(see(|| issue(&observer, Some(&name), 100)).await.id);
             }
             for _ in 0..LOGINS / 2 {
-                visitors.push(issue(&observer, None, 100).await.unwrap().id);
+                visitors.push(see(|| issue(&observer, None, 100)).await.id);
             }
             running.spawn(log_in(processes[number % 2].clone(), name, ids, visitors, random.fork()));
         }
@@ -150,7 +148,7 @@ async fn a_limit_outlasts_freezes(on_limit: OnLimit) {
 /// The next login is served, if there is a place for it or one is made.
 async fn log_in_again(sessions: &Sessions, user: &User, on_limit: OnLimit) {
     if on_limit == OnLimit::Reject {
-        sessions.revoke_user(&user.name, None).await.unwrap();
+        see(|| sessions.revoke_user(&user.name, None)).await;
     }
     let began = Instant::now();
     let id = loop {
