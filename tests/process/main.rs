@@ -5,6 +5,7 @@ mod adopt;
 mod callers;
 mod configuration;
 mod doctor;
+mod ghosts;
 mod lifecycle;
 mod limits;
 mod ops;
@@ -15,4 +16,6 @@ mod redis_server;
 mod secrecy;
 mod sessiond;
 mod stderr;
+#[path = "../common/slow_link.rs"]
+mod slow_link;
 mod traces;
