@@ -15,7 +15,7 @@ mod readme;
 mod redis_server;
 mod secrecy;
 mod sessiond;
-mod stderr;
 #[path = "../common/slow_link.rs"]
 mod slow_link;
+mod stderr;
 mod traces;

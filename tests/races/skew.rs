@@ -1,6 +1,6 @@
 //! Two processes whose clocks differ by more than the idle timeout.
 
-use sessiond::clock::Clock;
+use sessiond::clock::{BootInstant, Clock};
 use sessiond::session::{Error, OnLimit, Policy, Sessions, Touch};
 
 use super::redis_server::RedisServer;
@@ -27,7 +27,7 @@ impl Skewed {
         };
         let on = async |clock: Clock| sessions(open(&redis.url(), &keyspace).await, &policy, clock);
         let (system, clock) = (Clock::system(), Clock::system());
-        let behind = on(Clock::new(move || clock.now() - SKEW)).await;
+        let behind = on(Clock::new(move || clock.now() - SKEW, BootInstant::now)).await;
         Self { behind, right: on(system).await, _redis: redis }
     }
 }
