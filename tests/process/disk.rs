@@ -84,10 +84,11 @@ fn revoke_many(server: &Sessiond, cookies: &[String]) {
 
 /// The status and the cookie of each answer.
 fn curl_many(requests: &[String]) -> Vec<String> {
-    let output = "output = /dev/null\nwrite-out = \"%{http_code} %header{set-cookie}\\n\"\nnext\n";
+    let output = "output = /dev/null\nwrite-out = \"%{http_code} %header{set-cookie}\\n\"\n";
     let mut curl =
         Command::new("curl").args(["-sS", "-K", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let config: String = requests.iter().map(|request| format!("{request}{output}")).collect();
+    let complete = requests.iter().map(|request| format!("{request}{output}"));
+    let config = complete.collect::<Vec<_>>().join("next\n");
     let mut stdin = curl.stdin.take().unwrap();
     let writer = std::thread::spawn(move || stdin.write_all(config.as_bytes()).unwrap());
     let output = curl.wait_with_output().unwrap();
@@ -122,6 +123,19 @@ fn readyz_answers_503_while_the_disk_is_full() {
     let log = server.log();
     assert_eq!(log.matches("the disk is full").count(), 2, "once when it is, once with the first request: {log}");
     assert_eq!(log.matches("the disk has room again").count(), 1, "{log}");
+}
+
+/// Also when nothing else is written.
+#[test]
+fn readyz_tries_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = on_small_disk(folder.path(), "48m");
+    let reserve = server.working_directory().join("sessiond.db-reserve");
+    wait_for("the reserve", || fs::metadata(&reserve).is_ok_and(|file| file.len() == 8 << 20));
+    fill(&server.working_directory());
+    let ready = server.curl("/readyz", &[]);
+    assert_eq!(status(&ready), "503", "{ready}");
+    assert!(!reserve.exists());
 }
 
 #[test]
@@ -177,11 +191,50 @@ fn room_inside_the_file_is_room() {
     }
 }
 
+/// The reserve is missing for every process on the file.
+#[test]
+fn another_process_purges_and_revokes_on_a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = on_small_disk(folder.path(), "48m");
+    wait_for("ready", || status(&server.curl("/readyz", &[])) == "200");
+    let short = r#"{"user_id":"bob","idle_timeout_ms":1000,"data":{"n":1}}"#;
+    let short = format!("url = {}\njson = {short:?}\n", server.url("/v1/sessions"));
+    let short = curl_many(&vec![short; 250]);
+    assert!(short.iter().all(|answer| answer.starts_with("201 ")), "{short:?}");
+    let session = server.issue();
+    fill(&server.working_directory());
+    assert_eq!(status(&issue_until_refused(&server)), "503");
+    let beside = |flags: &[&str]| {
+        let plain = command(folder.path(), flags);
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--preserve-credentials", "--mount", "--wd", "--target", &server.pid().to_string()]);
+        command.arg("--").arg(plain.get_program()).args(plain.get_args());
+        command
+    };
+    wait_for("expired", || server.curl("/v1/users/bob/sessions", &[]).contains(r#""sessions":[]"#));
+    // Before another service starts, which purges too.
+    let purged = beside(&["purge"]).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&purged.stdout), String::from_utf8_lossy(&purged.stderr));
+    assert!(purged.status.success() && said.contains("250"), "{said}");
+    let other = Sessiond::spawn(beside(&["--listen", "127.0.0.1:0"]));
+    wait_for("not ready", || status(&other.curl("/readyz", &[])) == "503");
+    assert_eq!(status(&issue(&other, ADA)), "503");
+    assert_eq!(status(&revoke(&other, &session)), "204", "{}", other.log());
+}
+
 /// Whoever would be told of a write must find it after a restart.
 fn refuses_after(harm: impl Fn(&Path)) {
+    // A near-cache answers no longer either.
+    for flags in [&[][..], &["--cache", "16MiB"]] {
+        refuses_with(flags, &harm);
+    }
+}
+
+fn refuses_with(flags: &[&str], harm: impl Fn(&Path)) {
     let folder = tempfile::tempdir().unwrap();
-    let server = Sessiond::start(folder.path(), &[]);
+    let server = Sessiond::start(folder.path(), flags);
     let session = server.issue();
+    assert_eq!(status(&server.resolve(&session)), "200");
     assert_eq!(status(&server.curl("/readyz", &[])), "200");
     harm(folder.path());
     let refused = issue(&server, ADA);

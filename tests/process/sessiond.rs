@@ -68,9 +68,13 @@ impl Sessiond {
         self.stderr.lock().unwrap().clone()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its working directory, as it sees it.
     pub(crate) fn working_directory(&self) -> PathBuf {
-        format!("/proc/{}/cwd", self.child.id()).into()
+        format!("/proc/{}/cwd", self.pid()).into()
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -1,6 +1,7 @@
-//! The SQLite store under a burst of calls.
+//! The SQLite store under a burst of calls, and under probes.
 
 use std::fmt::Debug;
+use std::fs;
 
 use futures_util::future::join_all;
 use sessiond::store::{Entry, Result};
@@ -26,4 +27,17 @@ async fn a_burst_is_refused_by_no_queue() {
     }));
     check(&inserted.await);
     check(&join_all(ids.iter().map(|id| store.find(id, now))).await);
+}
+
+/// Each write makes other processes forget what their near-caches hold, and wears the disk.
+#[tokio::test]
+async fn probes_write_one_page_in_a_while() {
+    let fixture = Fixture::sqlite().await;
+    let wal = format!("{}-wal", fixture.url.strip_prefix("sqlite:").unwrap());
+    let size = || fs::metadata(&wal).unwrap().len();
+    let before = size();
+    for _ in 0..20 {
+        fixture.store().ping().await.unwrap();
+    }
+    assert_eq!(size() - before, 24 + 4096, "a frame's header and a page");
 }
