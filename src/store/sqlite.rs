@@ -105,6 +105,8 @@ impl Sqlite {
             watched: Watched::new(Arc::clone(&watcher)),
             log,
         };
+        // Before the first call, which would wait for it.
+        writer.look_for_room();
         threads.push(spawn("sqlite-writer", move || writer.run(&write_jobs))?);
         let noted = Arc::clone(&health);
         threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &noted))?);

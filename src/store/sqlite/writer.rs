@@ -59,7 +59,6 @@ pub(super) struct Writer {
 impl Writer {
     /// The writer thread: one transaction for all the writes that wait. Calls for the checkpointer now and then.
     pub(super) fn run(mut self, jobs: &Receiver<Box<dyn WriteJob>>) {
-        self.look_for_room();
         let mut looked = Instant::now();
         loop {
             let patience = if self.watched.watcher.get().is_some() { HEARTBEAT } else { LOOK };
@@ -175,7 +174,8 @@ impl Writer {
         }
     }
 
-    fn look_for_room(&self) {
+    /// Makes the reserve, or finds that the disk is full.
+    pub(super) fn look_for_room(&self) {
         if self.health.check().is_err() {
             return;
         }
