@@ -4,6 +4,7 @@
 mod adopt;
 mod callers;
 mod configuration;
+mod disk;
 mod doctor;
 mod ghosts;
 mod lifecycle;

@@ -1,7 +1,7 @@
 //! A sessiond of the test's own, on a free port, in a folder of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -66,6 +66,15 @@ impl Sessiond {
     /// What it has written to standard error.
     pub(crate) fn log(&self) -> String {
         self.stderr.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its working directory, as it sees it.
+    pub(crate) fn working_directory(&self) -> PathBuf {
+        format!("/proc/{}/cwd", self.pid()).into()
     }
 
     pub(crate) fn signal(&self, signal: &str) {
