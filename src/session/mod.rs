@@ -16,12 +16,12 @@ mod policy;
 mod queue;
 mod record;
 mod regenerate;
+mod repair;
 mod resolve;
 mod revoke;
 mod survey;
 mod update;
 mod user;
-mod withdraw;
 
 pub use adopt::{Adopted, Unreadable};
 pub use answers::{Answer, Answers};
@@ -116,7 +116,7 @@ struct Inner {
     clock: Clock,
     metrics: Arc<Metrics>,
     met: enlist::Met,
-    withdrawals: withdraw::Withdrawals,
+    repairs: repair::Repairs,
     updates: queue::UpdateQueues,
     tasks: TaskTracker,
 }
@@ -155,7 +155,7 @@ impl Sessions {
             metrics,
             met: enlist::Met::default(),
             updates: queue::UpdateQueues::default(),
-            withdrawals: withdraw::Withdrawals::default(),
+            repairs: repair::Repairs::default(),
             tasks: TaskTracker::new(),
         };
         Self { inner: Arc::new(inner) }

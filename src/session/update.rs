@@ -1,5 +1,7 @@
 //! Update: changing the data without losing another caller's change.
 
+use tokio::time::Instant;
+
 use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
 use crate::store::{Entry, Outcome};
 
@@ -32,6 +34,10 @@ impl Sessions {
         let now = call.now;
         let policy = self.policy();
         for _ in 0..MAX_RACES {
+            // Other processes' updates came first each time. This is no failure of the store.
+            if Instant::now() >= call.deadline {
+                return Err(Error::Contention);
+            }
             let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
             let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
             if !if_match(&before) {
