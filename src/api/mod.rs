@@ -1,5 +1,6 @@
 //! The HTTP API: every route, and the middleware in order.
 
+mod budget;
 mod docs;
 mod error;
 mod extract;
@@ -28,6 +29,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
+use self::budget::Budget;
 use self::error::Error;
 use self::guard::{Guard, guard};
 use crate::caller::{Keys, Scope};
@@ -50,6 +52,9 @@ pub struct Shared {
     read_timeout: Duration,
     max_in_flight: i64,
     readiness: ops::Readiness,
+    bodies: Budget,
+    large_answers: Budget,
+    metrics_texts: Budget,
 }
 
 impl Deref for App {
@@ -72,6 +77,9 @@ impl App {
             read_timeout: Duration::from_millis(server.read_timeout.unsigned_abs()),
             max_in_flight: i64::try_from(server.max_in_flight).unwrap_or(i64::MAX),
             readiness: ops::Readiness::default(),
+            bodies: Budget::new(budget::BODIES),
+            large_answers: Budget::new(budget::ANSWERS),
+            metrics_texts: Budget::new(budget::TEXTS),
             keys: ArcSwap::from_pointee(config.keys.clone()),
             answers: Answers::new(sessions.clone(), config.cache),
             sessions,
