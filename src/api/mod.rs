@@ -31,7 +31,8 @@ use utoipa_axum::routes;
 
 use self::budget::Budget;
 use self::error::Error;
-use self::guard::{Guard, guard};
+use self::guard::{Counts, Guard, guard};
+pub use self::guard::{InFlight, MAX_HEADERS};
 use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
@@ -134,6 +135,7 @@ pub struct Api {
     /// would cost as much as the answer.
     hot: Option<(App, Guard)>,
     router: Router,
+    counts: Arc<Counts>,
 }
 
 impl Api {
@@ -143,13 +145,15 @@ impl Api {
         let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
         let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
         let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into());
-        Self { hot: Some((app.clone(), guard)), router: around(routes.chain(ops_routes), app) }
+        let router = around(routes.chain(ops_routes), app);
+        Self { hot: Some((app.clone(), guard)), router, counts: Arc::new(Counts::new(app)) }
     }
 
     /// The ops routes alone, for a listener of their own.
     #[must_use]
     pub fn ops(app: &App) -> Self {
-        Self { hot: None, router: around(ops_routes().into_iter().map(|route| (None, route)), app) }
+        let routes = ops_routes().into_iter().map(|route| (None, route));
+        Self { hot: None, router: around(routes, app), counts: Arc::new(Counts::new(app)) }
     }
 
     /// With further routes, which nothing guards.
@@ -158,16 +162,25 @@ impl Api {
         Self { router: self.router.merge(others), ..self }
     }
 
-    /// Answers a request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response
+    /// Answers a request. It counts as in progress for as long as the second value is held, which is to be until the
+    /// answer has been sent.
+    pub async fn answer<B>(self: &Arc<Self>, request: Request<B>) -> (Response, Option<InFlight>)
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         match &self.hot {
             Some((app, guard)) if request.method() == Method::GET && request.uri().path() == session::PATH => {
-                guard.around(request.map(|_| Body::empty()), |request| session::answer(app, request)).await
+                let work = |request| session::answer(app, request);
+                let (response, in_flight) = guard.around(self, request.map(|_| Body::empty()), work).await;
+                (response, Some(in_flight))
             }
-            _ => self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+            _ => {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Arc::clone(self));
+                let mut response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+                let in_flight = response.extensions_mut().remove::<Arc<InFlight>>();
+                (response, in_flight.and_then(Arc::into_inner))
+            }
         }
     }
 }
