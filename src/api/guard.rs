@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::error::{Cause, Error, Result};
+use super::host::Hosts;
 use super::{Api, App};
 use crate::caller::{Scope, bearer};
 use crate::telemetry::{RouteMetrics, Span, TraceParent};
@@ -36,12 +37,13 @@ pub(super) struct Guard {
     /// What the caller's key has to be good for. None: anybody may ask, also when there is much to do.
     scope: Option<Scope>,
     metrics: Arc<RouteMetrics>,
+    hosts: Hosts,
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String) -> Self {
+    pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String, hosts: Hosts) -> Self {
         let metrics = Arc::new(app.sessions.metrics().route(method, path));
-        Self { app: app.clone(), scope, metrics }
+        Self { app: app.clone(), scope, metrics, hosts }
     }
 }
 
@@ -144,6 +146,7 @@ impl Guard {
 
     /// Refuses who may not ask, and who asks while there is too much to do.
     fn admit(&self, request: &Request, others: i64) -> Result<()> {
+        self.hosts.check(request)?;
         if request.headers().len() > MAX_HEADERS {
             let detail = format!("a request may have {MAX_HEADERS} header fields: send fewer");
             return Err(Error::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", detail));

@@ -5,6 +5,7 @@ mod docs;
 mod error;
 mod extract;
 mod guard;
+mod host;
 mod openapi;
 mod ops;
 mod session;
@@ -33,6 +34,7 @@ use self::budget::Budget;
 use self::error::Error;
 use self::guard::{Counts, Guard, guard};
 pub use self::guard::{InFlight, MAX_HEADERS};
+use self::host::Hosts;
 use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
@@ -53,6 +55,8 @@ pub struct Shared {
     read_timeout: Duration,
     max_in_flight: i64,
     readiness: ops::Readiness,
+    hosts: Hosts,
+    ops_hosts: Hosts,
     bodies: Budget,
     large_answers: Budget,
     metrics_texts: Budget,
@@ -81,6 +85,9 @@ impl App {
             bodies: Budget::new(budget::BODIES),
             large_answers: Budget::new(budget::ANSWERS),
             metrics_texts: Budget::new(budget::TEXTS),
+            hosts: Hosts::of(&server.listen, config.keys.is_empty(), &server.allowed_host),
+            // Its routes need no key, whether or not there are any.
+            ops_hosts: server.ops_addr.as_ref().map(|at| Hosts::of(at, true, &server.allowed_host)).unwrap_or_default(),
             keys: ArcSwap::from_pointee(config.keys.clone()),
             answers: Answers::new(sessions.clone(), config.cache),
             sessions,
@@ -144,8 +151,8 @@ impl Api {
     pub fn new(app: &App, ops: bool) -> Self {
         let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
         let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
-        let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into());
-        let router = around(routes.chain(ops_routes), app);
+        let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into(), app.hosts.clone());
+        let router = around(routes.chain(ops_routes), app, &app.hosts);
         Self { hot: Some((app.clone(), guard)), router, counts: Arc::new(Counts::new(app)) }
     }
 
@@ -153,7 +160,7 @@ impl Api {
     #[must_use]
     pub fn ops(app: &App) -> Self {
         let routes = ops_routes().into_iter().map(|route| (None, route));
-        Self { hot: None, router: around(routes, app), counts: Arc::new(Counts::new(app)) }
+        Self { hot: None, router: around(routes, app, &app.ops_hosts), counts: Arc::new(Counts::new(app)) }
     }
 
     /// With further routes, which nothing guards.
@@ -186,14 +193,14 @@ impl Api {
 }
 
 /// Puts the guard around each route, and adds the answers to what is no route.
-fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App) -> Router {
+fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App, hosts: &Hosts) -> Router {
     let mut router = Router::new();
     for (scope, (_, paths, methods)) in routes {
         let (path, method) = openapi::names(&paths);
-        let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone()), guard);
+        let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone(), hosts.clone()), guard);
         router = router.route(&path, methods.route_layer(guard));
     }
-    let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into()), guard);
+    let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into(), hosts.clone()), guard);
     router
         .fallback((async || Error::not_found()).layer(guard.clone()))
         .method_not_allowed_fallback((async || Error::method_not_allowed()).layer(guard))

@@ -36,7 +36,7 @@ async fn answer(path: &str) -> (StatusCode, String) {
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::default());
     let app = App::new(sessions, &checked, &config.server);
     let routes = [(None, routes!(panics)), (Some(Scope::Resolve), routes!(slow))].into_iter();
-    let api = Arc::new(Api { router: around(routes, &app), ..Api::ops(&app) });
+    let api = Arc::new(Api { router: around(routes, &app, &app.hosts), ..Api::ops(&app) });
     let request = Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();
     let (response, in_flight) = api.answer(request).await;
     assert!(in_flight.is_some());

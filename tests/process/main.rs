@@ -5,6 +5,7 @@ mod adopt;
 mod callers;
 mod configuration;
 mod doctor;
+mod hosts;
 mod http2;
 mod lifecycle;
 mod limits;
