@@ -33,6 +33,7 @@ impl RedisServer {
     }
 
     /// A connection for looking at the keys.
+    #[allow(dead_code)]
     pub(crate) fn connection(&self) -> redis::Connection {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }

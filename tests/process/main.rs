@@ -7,6 +7,8 @@ mod configuration;
 mod disk;
 mod doctor;
 mod ghosts;
+mod hosts;
+mod http2;
 mod lifecycle;
 mod limits;
 mod ops;
