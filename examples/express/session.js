@@ -7,6 +7,9 @@
 //   await req.session.login("ada")                   gives the session a new id and binds the user
 //   await req.session.logout()
 //   await req.session.everywhere(), .logoutEverywhere()    all of the user's sessions (a key of scope admin)
+//
+// Each of these can reject with Unavailable (503). Express 5 passes a rejection in an async handler to the error handlers.
+// Express 4 does not, and the process ends: catch it there, and call next(error).
 
 const URL_OF_SESSIOND = process.env.SESSIOND_URL ?? "http://127.0.0.1:8080";
 const KEY = process.env.SESSIOND_KEY;
@@ -21,7 +24,11 @@ class Unavailable extends Error {
 export function session() {
   return async (req, res, next) => {
     req.session = new Session(req, res);
-    await req.session.load();
+    try {
+      await req.session.load();
+    } catch (error) {
+      return next(error);
+    }
     next();
   };
 }
