@@ -40,7 +40,7 @@ app.post("/logout", route(async (req, res) => {
 }));
 
 app.post("/logout-everywhere", route(async (req, res) => {
-  if (req.session.user) await req.session.logoutEverywhere();
+  await req.session.logoutEverywhere();
   res.redirect(303, "/account");
 }));
 

@@ -6,7 +6,8 @@
 //   await req.session.update((data) => patch)        the same for a patch that depends on what is there: never lost
 //   await req.session.login("ada")                   gives the session a new id and binds the user
 //   await req.session.logout()
-//   await req.session.everywhere(), .logoutEverywhere()    all of the user's sessions (a key of scope admin)
+//   await req.session.everywhere()                   lists the user's sessions (needs a key of scope admin)
+//   await req.session.logoutEverywhere()             ends all of them (needs a key of scope admin)
 //
 // Each of these can reject with Unavailable (503). Express 5 passes a rejection in an async handler to the error handlers.
 // Express 4 does not, and the process ends: catch it there, and call next(error).
@@ -78,12 +79,13 @@ class Session {
   }
 
   async everywhere() {
+    if (this.user === null) return [];
     const answer = await ask("GET", `${this.#path()}?current=${encodeURIComponent(this.id)}`);
     return (await answer.json()).sessions;
   }
 
   async logoutEverywhere() {
-    await ask("DELETE", this.#path());
+    if (this.user !== null) await ask("DELETE", this.#path());
     await this.logout();
   }
 

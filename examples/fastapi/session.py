@@ -6,10 +6,13 @@
     await request.state.session.update(lambda data: patch)      for a patch that depends on what is there: never lost
     await request.state.session.login("ada")                    gives the session a new id and binds the user
     await request.state.session.logout()
+    await request.state.session.everywhere()                    lists the user's sessions (needs a key of scope admin)
+    await request.state.session.logout_everywhere()             ends all of them (needs a key of scope admin)
 """
 
 import os
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import quote
 
 import httpx
 from fastapi import Request, Response
@@ -83,27 +86,45 @@ class Session:
     async def logout(self):
         await self._call("DELETE", "/v1/session")
 
+    async def everywhere(self):
+        if self.user is None:
+            return []
+        return (await _ask("GET", self._path(), params={"current": self.id})).json()["sessions"]
+
+    async def logout_everywhere(self):
+        if self.user is not None:
+            await _ask("DELETE", self._path())
+        await self.logout()
+
+    def _path(self):
+        return f"/v1/users/{quote(self.user, safe='')}/sessions"
+
     async def _issue(self, wanted):
         await self._call("POST", "/v1/sessions", wanted | {"client": self._client})
 
     async def _call(self, method, path, body=None, headers={}):
         """Asks for the session that the cookie opens, takes over what is answered, and keeps cookies for the browser."""
         headers = headers | ({"cookie": self._cookie} if self._cookie else {})
-        try:
-            answer = await sessiond.request(method, path, json=body, headers=headers)
-        except httpx.TransportError as error:
-            raise Unavailable from error
-        if answer.status_code == 503:
-            raise Unavailable
+        answer = await _ask(method, path, json=body, headers=headers)
         for cookie in answer.headers.get_list("set-cookie"):
             self.set_cookies[cookie.split("=")[0]] = cookie
             self._cookie = cookie.split(";")[0]
-        # 401: no session. 412: another request was quicker. Anything else is a mistake of ours.
         if answer.status_code == 412:
             return 412
-        if answer.is_error and answer.status_code != 401:
-            raise RuntimeError(f"sessiond: {answer.json()['detail']}")
         told = answer.json() if answer.is_success and answer.status_code != 204 else {}
         self.id, self.user, self.data = told.get("id"), told.get("user_id"), told.get("data", {})
         self._etag = answer.headers.get("etag")
         return answer.status_code
+
+
+async def _ask(method, path, **request):
+    try:
+        answer = await sessiond.request(method, path, **request)
+    except httpx.TransportError as error:
+        raise Unavailable from error
+    if answer.status_code == 503:
+        raise Unavailable
+    # 401: no session. 412: another request was quicker. Anything else is a mistake in this program or its configuration.
+    if answer.is_error and answer.status_code not in (401, 412):
+        raise RuntimeError(f"sessiond: {answer.json()['detail']}")
+    return answer

@@ -1,4 +1,4 @@
-// The examples' three middlewares, held to what a browser does not see: the service away, and a visitor beside another.
+// The examples' middlewares where a browser cannot look: the service is unavailable, a visitor beside another.
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
@@ -63,18 +63,18 @@ test("a service that is away is a 503, and nobody is logged out", async (t) => {
   });
 });
 
+async function ask(url, options) {
+  const answer = await fetch(url, { redirect: "manual", ...options });
+  return { status: answer.status, body: await answer.text(), cookies: answer.headers.getSetCookie().map((line) => line.split(";")[0]) };
+}
+const logIn = (url, user, headers) => ask(`${url}/login`, { method: "POST", headers, body: new URLSearchParams({ user }) });
+
 test("between requests", async (t) => {
   // Not Secure: so that a cookie jar in a backend's client, were there one, would send it. Each resolve touches.
   const sessiond = await startSessiond("--cookie-secure", "false", "--touch-after", "1ms");
   t.after(sessiond.stop);
   const { urls, stop } = await startBackends(sessiond.url);
   t.after(stop);
-
-  async function ask(url, options) {
-    const answer = await fetch(url, { redirect: "manual", ...options });
-    return { status: answer.status, body: await answer.text(), cookies: answer.headers.getSetCookie().map((line) => line.split(";")[0]) };
-  }
-  const logIn = (url, user, headers) => ask(`${url}/login`, { method: "POST", headers, body: new URLSearchParams({ user }) });
 
   for (const [name, url] of Object.entries(urls)) {
     await t.test(`${name} keeps no visitor's cookie for the next`, async () => {
@@ -103,5 +103,20 @@ test("between requests", async (t) => {
       const { cookies: [ada] } = await logIn(url, "ada");
       assert.deepEqual((await ask(`${url}/account`, { headers: { cookie: ada } })).cookies, [ada]);
     });
+  }
+});
+
+test("logging out everywhere without a login ends nobody's sessions", async (t) => {
+  const sessiond = await startSessiond();
+  t.after(sessiond.stop);
+  const { urls, stop } = await startBackends(sessiond.url);
+  t.after(stop);
+  for (const name of ["express", "fastapi"]) {
+    for (const user of ["null", "None", "undefined"]) {
+      const { cookies: [cookie] } = await logIn(urls[name], user);
+      assert.equal((await ask(`${urls[name]}/logout-everywhere`, { method: "POST" })).status, 303);
+      const { body } = await ask(urls[name], { headers: { cookie } });
+      assert.ok(body.includes(`id="user">${user}<`), body);
+    }
   }
 });
