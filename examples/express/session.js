@@ -67,10 +67,10 @@ class Session {
     if (!this.id) await this.#issue({ data: applied(typeof change === "function" ? change({}) : change) });
   }
 
+  /** Keeps the data of an anonymous session. sessiond drops the data of another user. */
   async login(user) {
-    // What was somebody else's is not theirs.
-    if (this.user !== null && this.user !== user) await this.logout();
     if (this.id) await this.#call("POST", "/v1/session/regenerate", { user_id: user, client: this.#client });
+    // There was no session, or it has ended.
     if (this.user !== user) await this.#issue({ user_id: user });
   }
 

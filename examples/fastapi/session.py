@@ -75,11 +75,10 @@ class Session:
             await self._issue({"data": {name: value for name, value in patch({}).items() if value is not None}})
 
     async def login(self, user: str):
-        # What was somebody else's is not theirs.
-        if self.user not in (None, user):
-            await self.logout()
+        """Keeps the data of an anonymous session. sessiond drops the data of another user."""
         if self.id:
             await self._call("POST", "/v1/session/regenerate", {"user_id": user, "client": self._client})
+        # There was no session, or it has ended.
         if self.user != user:
             await self._issue({"user_id": user})
 

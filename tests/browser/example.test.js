@@ -112,10 +112,13 @@ for (const name of ["express", "fastapi", "axum"]) {
     const url = backends.urls[name];
     await logIn(url, "ada");
     const { id } = await visit(url);
+    const old = await cookie();
     await logIn(url, "eve");
     const seen = await visit(url);
     assert.notEqual(seen.id, id);
     assert.deepEqual([seen.user, seen.views], ["eve", "1"]);
+    const stale = await fetch(`${url}/account`, { headers: { cookie: `connect.sid=${old.value}` } });
+    assert.match(await stale.text(), /id="session">none</);
   });
 }
 

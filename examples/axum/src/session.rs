@@ -142,17 +142,15 @@ impl Session {
         Ok(opened.known.clone())
     }
 
-    /// Gives the session a new id and binds the user.
+    /// Gives the session a new id and binds the user. Keeps the data of an anonymous session; sessiond drops the data of
+    /// another user.
     pub async fn login(&self, user: &str) -> Result<(), Failed> {
         let mut opened = self.0.lock().await;
-        // What was somebody else's is not theirs.
-        if opened.known.user.as_deref().is_some_and(|other| other != user) {
-            opened.call(Method::DELETE, "/v1/session", None).await?;
-        }
         let wanted = json!({ "user_id": user, "client": opened.client });
         if opened.known.id.is_some() {
             opened.call(Method::POST, "/v1/session/regenerate", Some(wanted.clone())).await?;
         }
+        // There was no session, or it has ended.
         if opened.known.user.as_deref() != Some(user) {
             opened.call(Method::POST, "/v1/sessions", Some(wanted)).await?;
         }
