@@ -1,10 +1,14 @@
-// The examples' middlewares where a browser cannot look: the service is unavailable, a visitor beside another.
+// The examples' middlewares where a browser cannot look: the service is unavailable, a visitor beside another, two requests of
+// one browser at the same time.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { test } from "node:test";
+import express from "express4";
 import { startSessiond } from "../common/sessiond.mjs";
 import { startBackends } from "./backends.js";
+import { startGate } from "./gate.js";
 
 const COOKIE = { cookie: "theme=dark; connect.sid=s%3Aada.signed" };
 
@@ -106,6 +110,53 @@ test("between requests", async (t) => {
   }
 });
 
+test("a login's cookie survives an anonymous request that is slower than the login", async (t) => {
+  // Each resolve touches, so the slow request also has a cookie of the old session to pass on.
+  const sessiond = await startSessiond("--touch-after", "1ms");
+  t.after(sessiond.stop);
+  const nothing = () => {};
+  let before = nothing;
+  const gate = await startGate(sessiond.url, (request) => before(request));
+  t.after(gate.stop);
+  const { urls, stop } = await startBackends(gate.url);
+  t.after(stop);
+  /** Does this once, before the next request with this method reaches sessiond. */
+  const next = (method, action) => {
+    before = async (request) => {
+      if (request.method !== method) return;
+      before = nothing;
+      await action();
+    };
+  };
+
+  for (const [name, url] of Object.entries(urls)) {
+    for (const moment of ["update", "retry"]) {
+      await t.test(`${name}: the login comes before the ${moment}`, async () => {
+        const { cookies: [anonymous] } = await ask(url);
+        const headers = { cookie: anonymous };
+        let login;
+        const logInMeanwhile = async () => {
+          login = await logIn(url, "ada", headers);
+        };
+        // The update depends on the data: if they have changed, the middleware reads them and tries again.
+        next("PATCH", moment === "update" ? logInMeanwhile : async () => {
+          const json = { ...headers, "content-type": "application/merge-patch+json" };
+          await fetch(`${sessiond.url}/v1/session/data`, { method: "PATCH", headers: json, body: '{"theme":"dark"}' });
+          next("GET", logInMeanwhile);
+        });
+        const slow = await ask(url, { headers });
+        assert.equal(login.cookies.length, 1);
+        // A browser keeps the cookie that comes last.
+        const cookie = [...login.cookies, ...slow.cookies].at(-1);
+        const seen = await ask(url, { headers: { cookie } });
+        assert.match(seen.body, /id="user">ada</);
+        assert.match(seen.body, /id="views">2</);
+        assert.equal(slow.status, 409, slow.body);
+      });
+    }
+  }
+});
+
 test("logging out everywhere without a login ends nobody's sessions", async (t) => {
   const sessiond = await startSessiond();
   t.after(sessiond.stop);
@@ -119,4 +170,36 @@ test("logging out everywhere without a login ends nobody's sessions", async (t) 
       assert.ok(body.includes(`id="user">${user}<`), body);
     }
   }
+});
+
+test("after an update that came too late no update issues a session, but a login does", async (t) => {
+  const sessiond = await startSessiond();
+  t.after(sessiond.stop);
+  process.env.SESSIOND_URL = sessiond.url;
+  const { session, SessionEnded } = await import("../../examples/express/session.js");
+  const app = express();
+  app.use(session());
+  app.post("/", async (req, res) => {
+    await req.session.update({ theme: "dark" });
+    res.end();
+  });
+  app.post("/late", async (req, res) => {
+    await fetch(`${sessiond.url}/v1/session`, { method: "DELETE", headers: { cookie: req.headers.cookie } });
+    const late = [];
+    for (const theme of ["light", "dark"]) {
+      await req.session.update({ theme }).catch((error) => late.push(error instanceof SessionEnded));
+    }
+    const cookies = res.getHeader("set-cookie") ?? [];
+    await req.session.login("ada");
+    await req.session.update({ theme: "light" });
+    const { user, data } = req.session;
+    res.json({ late, cookies, user, data });
+  });
+  const server = app.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => (server.close(), server.closeAllConnections()));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  const { cookies: [cookie] } = await ask(url, { method: "POST" });
+  const { body } = await ask(`${url}/late`, { method: "POST", headers: { cookie } });
+  assert.deepEqual(JSON.parse(body), { late: [true, true], cookies: [], user: "ada", data: { theme: "light" } });
 });
