@@ -14,7 +14,7 @@ const PROGRAMS = {
 };
 const DEADLINE_MS = 20_000;
 
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();
