@@ -244,7 +244,7 @@ async fn the_accept_loop_is_restarted_and_keeps_its_listener() {
     // The server sets its own limit of open files before it accepts.
     until(|| service.has("sessiond_task_restarts_total{task=\"accept\"} 0")).await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
-    arm("connections cannot be accepted");
+    arm("accept failed");
     let no_files = NoFiles::new();
     let mut client = client.connect(address).await.unwrap();
     let panicked = until(|| service.has("sessiond_tasks_down 1")).await;
