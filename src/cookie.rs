@@ -19,8 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-/// The longest session id that is accepted or written, in bytes. Ours have 36; Express's, 32.
-pub const MAX_ID_BYTES: usize = 256;
+use crate::id::Id;
 
 /// How many cookies of the session's name are looked at in one request; later ones are ignored.
 pub const MAX_CANDIDATES: usize = 64;
@@ -50,8 +49,8 @@ pub struct Signer {
 /// A session id whose signature was right, and the secret it was signed with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The session's id: at most [`MAX_ID_BYTES`], no control characters.
-    pub id: String,
+    /// The session's id.
+    pub id: Id,
     /// Which secret had signed it: 0 is the one that signs now.
     pub secret: usize,
 }
@@ -165,17 +164,17 @@ impl Signer {
         let signed = value.strip_prefix(b"s:")?;
         let dot = signed.iter().rposition(|&byte| byte == b'.')?;
         let (id, given) = (&signed[..dot], &signed[dot + 1..]);
-        let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
+        let id = Id::parse(std::str::from_utf8(id).ok()?)?;
         if given.len() != SIGNATURE_BYTES {
             return None;
         }
         let (mut matched, mut secret) = (Choice::from(0), 0_u64);
         for (position, key) in (0_u64..).zip(&self.keys) {
-            let equal = signature(key, id.as_bytes()).ct_eq(given);
+            let equal = signature(key, id.as_str().as_bytes()).ct_eq(given);
             secret.conditional_assign(&position, equal & !matched);
             matched |= equal;
         }
-        bool::from(matched).then(|| Verified { id: id.to_owned(), secret: usize::try_from(secret).unwrap_or(0) })
+        bool::from(matched).then(|| Verified { id, secret: usize::try_from(secret).unwrap_or(0) })
     }
 }
 
@@ -183,19 +182,6 @@ impl Signer {
 #[must_use]
 pub fn is_value(text: &str) -> bool {
     text.starts_with("s:") || text.starts_with("s%3A") || text.starts_with("s%3a")
-}
-
-/// Whether this may be a session's id: 1 to [`MAX_ID_BYTES`] bytes without control characters.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    let length = (1..=MAX_ID_BYTES).contains(&text.len());
-    // Most are ASCII, and then bytes need not be made characters.
-    let control = if text.is_ascii() {
-        text.bytes().any(|byte| byte.is_ascii_control())
-    } else {
-        text.chars().any(char::is_control)
-    };
-    length && !control
 }
 
 /// The signature of `id`, in base64 without padding.

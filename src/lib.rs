@@ -9,6 +9,7 @@
 //! - [`cookie`]: the cookie's codec, pure: parse, verify, sign, `Set-Cookie`.
 //! - [`session`]: the rules: the verbs, the record, the policy of expiry. Knows no HTTP and no database.
 //! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
+//! - [`id`]: the session's id, parsed once.
 //! - [`clock`]: the one clock. [`supervise`]: restarts background tasks that panic.
 //! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, logs and metrics.
 
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cookie;
+pub mod id;
 pub mod server;
 pub mod session;
 pub mod store;

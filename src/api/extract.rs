@@ -24,7 +24,8 @@ use super::error::{Error, Result};
 use super::wire::Cookie;
 use crate::clock::Ms;
 use crate::cookie::{Unopened, Verified};
-use crate::session::{self, Change, Id, Session, check_user_id};
+use crate::id::Id;
+use crate::session::{self, Change, Session, check_user_id};
 use crate::telemetry::Cookies;
 
 const JSON: &str = "application/json";
@@ -88,7 +89,7 @@ impl Tally<'_> {
         match opened {
             Ok(Verified { id, secret }) => {
                 *(if secret == 0 { &mut self.first } else { &mut self.older }) += 1;
-                Id::parse(id)
+                Some(id)
             }
             Err(unopened) => {
                 self.bad += u64::from(unopened == Unopened::BadSignature);

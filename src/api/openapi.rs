@@ -10,7 +10,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::App;
 use super::error::Problem;
 use crate::caller::Scope;
-use crate::cookie::MAX_ID_BYTES;
+use crate::id::MAX_ID_BYTES;
 use crate::session::{MAX_OPERATIONS, reserved_names};
 
 /// The frame of the document; the routes add themselves.

@@ -13,7 +13,8 @@ use super::error::{Error, Problem, Result};
 use super::extract::{BatchJson, Object, OptionalJson, Tally, user_id, within};
 use super::wire::{Body, Client, Cookie, ok_held, size};
 use crate::cookie::{MAX_CANDIDATES, Unopened};
-use crate::session::{Id, MAX_ANSWER_BYTES, NewSession, Session};
+use crate::id::Id;
+use crate::session::{MAX_ANSWER_BYTES, NewSession, Session};
 
 /// How many cookies one call may resolve.
 const MAX_BATCH: usize = 1000;

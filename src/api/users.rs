@@ -14,7 +14,8 @@ use super::extract::{Query, UserId};
 use super::wire::{Client, ok};
 use crate::clock::{Ms, rfc3339};
 use crate::cookie::is_value;
-use crate::session::{Id, Session};
+use crate::id::Id;
+use crate::session::Session;
 
 /// How many sessions a page has unless the caller asks for another number, and the most.
 const PAGE: usize = 100;

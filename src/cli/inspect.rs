@@ -11,7 +11,8 @@ use super::ops::{self, Ops};
 use super::output::{columns, count, escaped, json_escaped, moment, note, print, print_json, span};
 use crate::clock::{Clock, Ms, rfc3339};
 use crate::cookie::{MAX_CANDIDATES, Signer, Unopened, Verified, is_value};
-use crate::session::{Client, Error, Id, Stored};
+use crate::id::Id;
+use crate::session::{Client, Error, Stored};
 
 /// Which session to show.
 #[derive(Debug, Args)]
@@ -96,10 +97,7 @@ impl Inspect {
         let secrets = config.secrets(&self.ops.rules()?.store)?;
         let name = &config.cookie.cookie_name;
         match Signer::new(&secrets).open_text(without_name(given), name, &mut { MAX_CANDIDATES }) {
-            Ok(Verified { id, secret }) => {
-                let id = ops::id(&id)?;
-                Ok(Ok((id, Signature { secret: secret + 1, of: secrets.len() })))
-            }
+            Ok(Verified { id, secret }) => Ok(Ok((id, Signature { secret: secret + 1, of: secrets.len() }))),
             Err(Unopened::BadSignature | Unopened::TooMany) => {
                 Ok(Err(format!("the signature is wrong: no secret that is known here ({}) made it", secrets.len())))
             }

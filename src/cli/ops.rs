@@ -7,7 +7,8 @@ use clap::{Arg, Args};
 use crate::clock::Clock;
 use crate::config::{Config, Rules};
 use crate::cookie::is_value;
-use crate::session::{Id, Sessions, Survey};
+use crate::id::Id;
+use crate::session::{Sessions, Survey};
 use crate::store::{self, StoreUrl};
 use crate::telemetry;
 

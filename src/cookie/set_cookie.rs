@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use super::MAX_ID_BYTES;
 use crate::clock::Ms;
+use crate::id::MAX_ID_BYTES;
 
 /// What a browser keeps of name and value together, in bytes (RFC 6265bis, section 5.6).
 const MAX_COOKIE_BYTES: usize = 4096;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::policy::TOLERANCE;
-use super::{Error, Id, Session, Sessions, Standing, Touch};
+use super::{Error, Session, Sessions, Standing, Touch};
 use crate::clock::{BootInstant, Ms};
+use crate::id::Id;
 use crate::store::{Cache, Limits, Watcher};
 
 /// How long a caller who writes a touch is given for it, before the next one does, in ms.

@@ -2,8 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{BY_USER, Call, Error, Id, Record, Session, Sessions};
+use super::{BY_USER, Call, Error, Record, Session, Sessions};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::{Listed, Page, Position};
 
 /// One page of a user's sessions.

@@ -5,8 +5,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Call, Id, Loaded, Sessions};
+use super::{Call, Loaded, Sessions};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::Enlisted;
 
 /// How long a session that was listed once is taken to be so, in ms.

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::record::Ours;
-use super::{Call, Client, Data, Error, Id, MAX_RACES, Record, Session, Sessions, Standing, span};
+use super::{Call, Client, Data, Error, MAX_RACES, Record, Session, Sessions, Standing, span};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::{Entry, Insertion};
 
 /// What an issuer asks for. Spans are in ms.

@@ -10,8 +10,9 @@
 use tokio::time::{Duration, Instant, sleep};
 
 use super::record::Ours;
-use super::{Call, Data, Error, Id, MAX_RACES, OnLimit, Session, Sessions};
+use super::{Call, Data, Error, MAX_RACES, OnLimit, Session, Sessions};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::{Entry, Insertion, Outcome};
 
 /// How long a place is held for a login that is not complete, in ms: far more than the deadline of a request.

@@ -9,7 +9,6 @@ mod change;
 mod data;
 mod enlist;
 mod error;
-mod id;
 mod issue;
 mod limit;
 mod policy;
@@ -29,7 +28,6 @@ pub use by_user::Listing;
 pub use change::{Change, MAX_OPERATIONS};
 pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};
 pub use error::Error;
-pub use id::Id;
 pub use issue::NewSession;
 pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
 pub use record::{Ours, Record};
@@ -50,6 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{BootInstant, Clock, Ms};
 use crate::cookie::Attributes;
+use crate::id::Id;
 use crate::store::{Calls, Metered, Store};
 use crate::telemetry::Metrics;
 

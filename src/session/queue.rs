@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{Error, Id};
+use super::Error;
+use crate::id::Id;
 use crate::store;
 
 /// How many updates of one session may wait, the one in progress included.

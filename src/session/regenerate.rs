@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use super::issue::Unstored;
 use super::record::Ours;
-use super::{Call, Change, Client, Data, Error, Id, Loaded, MAX_RACES, Session, Sessions, span};
+use super::{Call, Change, Client, Data, Error, Loaded, MAX_RACES, Session, Sessions, span};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::{Entry, Outcome};
 
 /// What changes with the id. `None` leaves a field as it is. Spans are in ms.

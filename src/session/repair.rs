@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use super::{Error, Id, Sessions};
+use super::{Error, Sessions};
+use crate::id::Id;
 
 /// How many repairs wait at most. Further ones are left out: sessions expire, and the next login evicts.
 const MOST: usize = 10_000;

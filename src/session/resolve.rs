@@ -2,8 +2,9 @@
 
 use futures_util::{StreamExt, stream};
 
-use super::{Call, Error, Id, Loaded, Record, Session, Sessions};
+use super::{Call, Error, Loaded, Record, Session, Sessions};
 use crate::clock::Ms;
+use crate::id::Id;
 use crate::store::{Entry, Found, Outcome};
 
 /// How many touches of one batch are under way at once.

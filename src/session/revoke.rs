@@ -1,6 +1,7 @@
 //! Revoke: the end of a session.
 
-use super::{Error, Id, MAX_RACES, Record, Session, Sessions};
+use super::{Error, MAX_RACES, Record, Session, Sessions};
+use crate::id::Id;
 use crate::store::Outcome;
 
 impl Sessions {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Error, Id, Policy, Record, Sessions, Standing};
+use super::{Error, Policy, Record, Sessions, Standing};
 use crate::clock::{Clock, Ms};
+use crate::id::Id;
 use crate::store::{self, Check, Cursor, Enlisted, Found};
 
 const HOUR: Ms = 60 * 60 * 1000;

@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
+use super::{Change, Data, Error, MAX_RACES, Session, Sessions};
+use crate::id::Id;
 use crate::store::{Entry, Outcome};
 
 impl Sessions {

@@ -13,7 +13,8 @@ use sessiond::api::{Api, App};
 use sessiond::clock::{BootInstant, Clock};
 use sessiond::config::Config;
 use sessiond::cookie::Signer;
-use sessiond::session::{Id, Sessions};
+use sessiond::id::Id;
+use sessiond::session::Sessions;
 use sessiond::store;
 
 use crate::redis_server::RedisServer;

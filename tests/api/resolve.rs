@@ -1,5 +1,5 @@
 use serde_json::json;
-use sessiond::session::Id;
+use sessiond::id::Id;
 
 use crate::app::TestApp;
 

@@ -1,5 +1,6 @@
 use serde_json::json;
-use sessiond::session::{Change, Error, Id};
+use sessiond::id::Id;
+use sessiond::session::{Change, Error};
 use tokio::task::JoinSet;
 
 use crate::app::TestApp;

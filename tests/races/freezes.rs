@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use futures_util::future::join_all;
 use sessiond::clock::Clock;
-use sessiond::session::{Error, Id, OnLimit, Policy, Regenerate, Sessions};
+use sessiond::id::Id;
+use sessiond::session::{Error, OnLimit, Policy, Regenerate, Sessions};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

@@ -5,7 +5,8 @@
 use std::fmt::Debug;
 
 use sessiond::clock::Clock;
-use sessiond::session::{Error, Id, Regenerate, Session, Sessions};
+use sessiond::id::Id;
+use sessiond::session::{Error, Regenerate, Session, Sessions};
 use tokio::task::JoinHandle;
 
 use super::redis_server::RedisServer;

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 use sessiond::clock::Clock;
-use sessiond::session::{Error, Id, NewSession, Policy, Session, Sessions, Touch};
+use sessiond::id::Id;
+use sessiond::session::{Error, NewSession, Policy, Session, Sessions, Touch};
 use sessiond::store::{self, Keyspace, Store};
 use tokio::time::sleep;
 

@@ -1,7 +1,8 @@
 //! Beside an Express that writes to the same Redis: blindly, and knowing nothing of the index.
 
 use redis::Commands;
-use sessiond::session::{Adopted, Change, Id, NewSession, Policy, Regenerate, Sessions, Touch};
+use sessiond::id::Id;
+use sessiond::session::{Adopted, Change, NewSession, Policy, Regenerate, Sessions, Touch};
 
 use super::{Fixture, TOMBSTONE, policy};
 

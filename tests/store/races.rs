@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
-use sessiond::session::{Change, Error, Id, NewSession, OnLimit, Policy, Regenerate, Session, Sessions, Touch};
+use sessiond::id::Id;
+use sessiond::session::{Change, Error, NewSession, OnLimit, Policy, Regenerate, Session, Sessions, Touch};
 use sessiond::store::Error as StoreError;
 use tokio::task::JoinSet;
 

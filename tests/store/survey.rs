@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use redis::Commands;
 use sessiond::clock::{Clock, Ms};
-use sessiond::session::{Id, Lists, NewSession, Stats, Survey, Touch};
+use sessiond::id::Id;
+use sessiond::session::{Lists, NewSession, Stats, Survey, Touch};
 use sessiond::store::{self, Entry, Insertion, Keyspace, StoreUrl};
 
 use super::{Fixture, policy};
