@@ -25,7 +25,7 @@ use super::wire::Cookie;
 use crate::clock::Ms;
 use crate::cookie::{Unopened, Verified};
 use crate::id::Id;
-use crate::session::{self, Change, Session, check_user_id};
+use crate::session::{self, Change, Precondition, check_user_id};
 use crate::telemetry::Cookies;
 
 const JSON: &str = "application/json";
@@ -167,30 +167,20 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 }
 
 /// The `If-Match` header (RFC 9110, section 13.1.1).
-pub(super) struct IfMatch(Option<Vec<u8>>);
+pub(super) struct IfMatch(pub Precondition);
 
 impl FromRequestParts<App> for IfMatch {
-    type Rejection = Error;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> std::result::Result<Self, Infallible> {
         let values: Vec<_> = parts.headers.get_all(header::IF_MATCH).iter().map(HeaderValue::as_bytes).collect();
-        Ok(Self((!values.is_empty()).then(|| values.join(&b','))))
-    }
-}
-
-impl IfMatch {
-    /// Whether there is one at all.
-    pub(super) fn is_given(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Whether the session is one of those that the caller means. Our tags have no comma in them and are strong, so
-    /// whatever else the list holds does not match.
-    pub(super) fn holds(&self, session: &Session) -> bool {
-        self.0.as_deref().is_none_or(|tags| {
-            let etag = session.etag();
-            tags.trim_ascii() == b"*" || tags.split(|&byte| byte == b',').any(|tag| tag.trim_ascii() == etag.as_bytes())
-        })
+        if values.is_empty() || values.iter().any(|value| value.trim_ascii() == b"*") {
+            return Ok(Self(Precondition::Any));
+        }
+        // Our tags are text without commas, so no other part of the list can match one.
+        let tags = values.iter().flat_map(|value| value.split(|&byte| byte == b','));
+        let tags = tags.map(|tag| String::from_utf8_lossy(tag.trim_ascii()).into_owned());
+        Ok(Self(Precondition::Tags(tags.collect())))
     }
 }
 

@@ -160,20 +160,14 @@ pub(super) async fn answer(app: &App, request: Request) -> Result<Response> {
 pub(super) async fn revoke(
     State(app): State<App>,
     named: std::result::Result<Named, Error>,
-    if_match: IfMatch,
+    IfMatch(precondition): IfMatch,
 ) -> Result<Response> {
     match named {
-        Ok(Named { id, by_id }) => {
-            let revoked = match if_match.is_given() {
-                true => app.sessions.revoke_if(&id, |session| if_match.holds(session)).await?,
-                false => app.sessions.revoke(&id).await?,
-            };
-            match (by_id, revoked) {
-                (true, true) => Ok(StatusCode::NO_CONTENT.into_response()),
-                (true, false) => Err(Error::no_such_session()),
-                (false, _) => app.cleared(),
-            }
-        }
+        Ok(Named { id, by_id }) => match (by_id, app.sessions.revoke(&id, &precondition).await?) {
+            (true, true) => Ok(StatusCode::NO_CONTENT.into_response()),
+            (true, false) => Err(Error::no_such_session()),
+            (false, _) => app.cleared(),
+        },
         // No cookie, or none of ours.
         Err(error) if error.status() == StatusCode::UNAUTHORIZED => app.cleared(),
         Err(error) => Err(error),
@@ -202,14 +196,10 @@ pub(super) async fn revoke(
 pub(super) async fn update(
     State(app): State<App>,
     named: Named,
-    if_match: IfMatch,
+    IfMatch(precondition): IfMatch,
     Patch(change): Patch,
 ) -> Result<Response> {
-    let session = app
-        .sessions
-        .update(&named.id, &change, |session| if_match.holds(session))
-        .await?
-        .ok_or_else(|| named.none())?;
+    let session = app.sessions.update(&named.id, &change, &precondition).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, named.cookie(Cookie::Updated))
 }
 
@@ -228,15 +218,11 @@ pub(super) async fn update(
 pub(super) async fn replace(
     State(app): State<App>,
     named: Named,
-    if_match: IfMatch,
+    IfMatch(precondition): IfMatch,
     Json(data): Json<Map<String, Value>>,
 ) -> Result<Response> {
     let change = Change::Replace(data);
-    let session = app
-        .sessions
-        .update(&named.id, &change, |session| if_match.holds(session))
-        .await?
-        .ok_or_else(|| named.none())?;
+    let session = app.sessions.update(&named.id, &change, &precondition).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, named.cookie(Cookie::Updated))
 }
 
@@ -253,9 +239,8 @@ pub(super) async fn replace(
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn touch(State(app): State<App>, named: Named, if_match: IfMatch) -> Result<Response> {
-    let session =
-        app.sessions.touch_if(&named.id, |session| if_match.holds(session)).await?.ok_or_else(|| named.none())?;
+pub(super) async fn touch(State(app): State<App>, named: Named, IfMatch(precondition): IfMatch) -> Result<Response> {
+    let session = app.sessions.touch(&named.id, &precondition).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, named.cookie(Cookie::Touched))
 }
 
@@ -279,7 +264,7 @@ pub(super) async fn touch(State(app): State<App>, named: Named, if_match: IfMatc
 pub(super) async fn regenerate(
     State(app): State<App>,
     named: Named,
-    if_match: IfMatch,
+    IfMatch(precondition): IfMatch,
     OptionalJson(wanted): OptionalJson<Regeneration>,
 ) -> Result<Response> {
     let wanted = Regenerate {
@@ -290,10 +275,6 @@ pub(super) async fn regenerate(
         lifetime_ms: wanted.lifetime_ms,
         client: wanted.client.map(|Object(client)| client.check()).transpose()?,
     };
-    let session = app
-        .sessions
-        .regenerate(&named.id, wanted, move |session| if_match.holds(session))
-        .await?
-        .ok_or_else(|| named.none())?;
+    let session = app.sessions.regenerate(&named.id, wanted, precondition).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, Cookie::New)
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::ops::{self, Ops};
 use super::output::{count, print, print_json};
-use crate::session::check_user_id;
+use crate::session::{Precondition, check_user_id};
 
 /// What to end.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ impl Revoke {
         let sessions = self.ops.sessions().await?;
         let revoked = match (&self.user, &id) {
             (Some(user), _) => sessions.revoke_user(user, except.as_ref()).await,
-            (None, Some(id)) => sessions.revoke(id).await.map(usize::from),
+            (None, Some(id)) => sessions.revoke(id, &Precondition::Any).await.map(usize::from),
             (None, None) => Ok(0),
         }
         .map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ mod error;
 mod issue;
 mod limit;
 mod policy;
+mod precondition;
 mod queue;
 mod record;
 mod regenerate;
@@ -30,6 +31,7 @@ pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};
 pub use error::Error;
 pub use issue::NewSession;
 pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
+pub use precondition::Precondition;
 pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
 pub use resolve::{MAX_ANSWER_BYTES, Touch};
@@ -239,6 +241,11 @@ impl Sessions {
         }
     }
 
+    /// The entity tag of the session that a record holds.
+    fn etag_of(&self, record: &Record) -> String {
+        etag(self.user_of(record).as_deref(), &record.data)
+    }
+
     fn user_of(&self, record: &Record) -> Option<String> {
         self.policy().user_of(record)
     }
@@ -256,16 +263,20 @@ impl Session {
     /// A strong entity tag (RFC 9110, section 8.8.3) over user and data, quotes included: times do not change it.
     #[must_use]
     pub fn etag(&self) -> String {
-        let mut hash = Sha256::new();
-        if let Some(user_id) = &self.user_id {
-            hash.update([1]);
-            hash.update(user_id);
-        }
-        // A byte that no user id has, as it is not in UTF-8.
-        hash.update([0xFF]);
-        hash.update(self.data.as_str());
-        format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash.finalize()[..16]))
+        etag(self.user_id.as_deref(), &self.data)
     }
+}
+
+fn etag(user_id: Option<&str>, data: &Data) -> String {
+    let mut hash = Sha256::new();
+    if let Some(user_id) = user_id {
+        hash.update([1]);
+        hash.update(user_id);
+    }
+    // A byte that no user id has, as it is not in UTF-8.
+    hash.update([0xFF]);
+    hash.update(data.as_str());
+    format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash.finalize()[..16]))
 }
 
 /// What was asked for, within bounds, or else the policy's.

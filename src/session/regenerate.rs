@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::issue::Unstored;
 use super::record::Ours;
-use super::{Call, Change, Client, Data, Error, Loaded, MAX_RACES, Session, Sessions, span};
+use super::{Call, Change, Client, Data, Error, Loaded, MAX_RACES, Precondition, Session, Sessions, span};
 use crate::clock::Ms;
 use crate::id::Id;
 use crate::store::{Entry, Outcome};
@@ -41,7 +41,7 @@ impl Sessions {
     /// Gives the session a new id and ends the old one, in one step: of many at once exactly one wins, and the
     /// others get None, as for a session that is not there.
     ///
-    /// `if_match` is asked for the session as it is before; a no ends the call.
+    /// `precondition` is checked on the session as it is before.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`]; [`Error::Invalid`] and [`Error::TooManySessions`] as for issue;
@@ -50,26 +50,24 @@ impl Sessions {
         &self,
         id: &Id,
         wanted: Regenerate,
-        if_match: impl Fn(&Session) -> bool + Send + Sync + 'static,
+        precondition: Precondition,
     ) -> Result<Option<Session>, Error> {
         let (sessions, id) = (self.clone(), id.clone());
         // A caller that hangs up does not leave both ids alive.
-        self.finish(async move { sessions.regenerate_to_the_end(&id, &wanted, if_match).await }).await
+        self.finish(async move { sessions.regenerate_to_the_end(&id, &wanted, &precondition).await }).await
     }
 
     async fn regenerate_to_the_end(
         &self,
         id: &Id,
         wanted: &Regenerate,
-        if_match: impl Fn(&Session) -> bool + Send + Sync,
+        precondition: &Precondition,
     ) -> Result<Option<Session>, Error> {
         let call = self.begin();
         let now = call.now;
         for _ in 0..MAX_RACES {
             let Some(old) = self.load(id, call).await? else { return Ok(None) };
-            if !if_match(&self.session(id.clone(), old.record.clone(), old.standing, false)) {
-                return Err(Error::PreconditionFailed);
-            }
+            precondition.check(|| self.etag_of(&old.record))?;
             let old_user = self.user_of(&old.record);
             let Successor { ours, data, persistent } = self.successor(&old, old_user.as_deref(), wanted, now)?;
             // A user who logs in gets one session more; one who is logged in already does not.

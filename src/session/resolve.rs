@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 
-use super::{Call, Error, Loaded, Record, Session, Sessions};
+use super::{Call, Error, Loaded, Precondition, Record, Session, Sessions};
 use crate::clock::Ms;
 use crate::id::Id;
 use crate::store::{Entry, Found, Outcome};
@@ -124,25 +124,20 @@ impl Sessions {
         }
     }
 
-    /// Touches the session now, if it is as `if_match` wants it.
+    /// Touches the session now, if it meets `precondition`.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`]; [`Error::Store`], [`Error::Unreadable`].
-    pub async fn touch_if(
-        &self,
-        id: &Id,
-        if_match: impl Fn(&Session) -> bool + Send + Sync,
-    ) -> Result<Option<Session>, Error> {
+    pub async fn touch(&self, id: &Id, precondition: &Precondition) -> Result<Option<Session>, Error> {
         let call = self.begin();
         let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
-        if !if_match(&self.session(id.clone(), loaded.record.clone(), loaded.standing, false)) {
-            return Err(Error::PreconditionFailed);
+        precondition.check(|| self.etag_of(&loaded.record))?;
+        let extended = self.extend(id, loaded, call).await?;
+        if let Some(session) = &extended {
+            // If another write came first, this one wrote nothing, and the other's outcome is checked.
+            precondition.check(|| session.etag())?;
         }
-        // Where another write came first this one wrote nothing, and that one's outcome is judged.
-        match self.extend(id, loaded, call).await? {
-            Some(session) if !if_match(&session) => Err(Error::PreconditionFailed),
-            extended => Ok(extended),
-        }
+        Ok(extended)
     }
 
     /// Writes a touch. Another write that comes first has extended the session too, and then nothing is left to do.

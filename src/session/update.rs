@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Change, Data, Error, MAX_RACES, Session, Sessions};
+use super::{Change, Data, Error, MAX_RACES, Precondition, Session, Sessions};
 use crate::id::Id;
 use crate::store::{Entry, Outcome};
 
@@ -10,7 +10,7 @@ impl Sessions {
     /// Changes the session's data by compare-and-set, and touches it. None when there is no such session. Updates of one
     /// session in this process run one after another, in the order of their calls.
     ///
-    /// `if_match` is asked for the session as it is before the change; a no ends the call.
+    /// `precondition` is checked on the session as it is before the change.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`], [`Error::PatchConflict`], and [`Error::Invalid`] when the outcome breaks a rule
@@ -20,16 +20,16 @@ impl Sessions {
         &self,
         id: &Id,
         change: &Change,
-        if_match: impl Fn(&Session) -> bool + Send + Sync,
+        precondition: &Precondition,
     ) -> Result<Option<Session>, Error> {
-        self.inner.updates.run(id, self.update_in_turn(id, change, if_match)).await
+        self.inner.updates.run(id, self.update_in_turn(id, change, precondition)).await
     }
 
     async fn update_in_turn(
         &self,
         id: &Id,
         change: &Change,
-        if_match: impl Fn(&Session) -> bool + Send + Sync,
+        precondition: &Precondition,
     ) -> Result<Option<Session>, Error> {
         let call = self.begin();
         let now = call.now;
@@ -40,10 +40,8 @@ impl Sessions {
                 return Err(Error::Contention);
             }
             let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
-            let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
-            if !if_match(&before) {
-                return Err(Error::PreconditionFailed);
-            }
+            precondition.check(|| self.etag_of(&loaded.record))?;
+            let user_id = self.user_of(&loaded.record);
             let map = match change {
                 // What is replaced need not be read.
                 Change::Replace(_) => loaded.record.data.to_map().ok(),
@@ -54,19 +52,19 @@ impl Sessions {
                 return if loaded.standing.touch_due(now) {
                     self.extend(id, loaded, call).await
                 } else {
-                    Ok(Some(before))
+                    Ok(Some(self.session(id.clone(), loaded.record, loaded.standing, false)))
                 };
             }
             let mut record = loaded.record;
             record.data = Data::new(&changed, "", policy.max_data_bytes)?;
-            if self.user_of(&record) != before.user_id {
+            if self.user_of(&record) != user_id {
                 let detail = "an update may not change the user: use POST /v1/session/regenerate with user_id, which also gives the session a new id";
                 return Err(Error::invalid("user-is-bound", "", detail));
             }
             let standing = policy.touched(loaded.standing.idle_timeout, loaded.standing.lifetime_ends_at, now);
             let expires_at = standing.expires_at;
             record.stamp(now, expires_at);
-            let entry = Entry { record: &record.encode(), user_id: before.user_id.as_deref(), expires_at };
+            let entry = Entry { record: &record.encode(), user_id: user_id.as_deref(), expires_at };
             match self.store(call).replace(id.as_str(), &loaded.bytes, entry, now).await? {
                 Outcome::Applied => return Ok(Some(self.session(id.clone(), record, standing, true))),
                 Outcome::Missing => return Ok(None),

@@ -1,6 +1,6 @@
 use serde_json::json;
 use sessiond::id::Id;
-use sessiond::session::{Change, Error};
+use sessiond::session::{Change, Error, Precondition};
 use tokio::task::JoinSet;
 
 use crate::app::TestApp;
@@ -154,7 +154,7 @@ async fn update_at_once(apps: &[&TestApp]) -> usize {
         let (sessions, id) = (apps[number % apps.len()].sessions.clone(), id.clone());
         updates.spawn(async move {
             let change = Change::Merge(json!({ format!("field{number}"): number }));
-            (number, sessions.update(&id, &change, |_| true).await)
+            (number, sessions.update(&id, &change, &Precondition::Any).await)
         });
     }
     let mut made = Vec::new();

@@ -9,7 +9,7 @@ use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
 use sessiond::clock::Clock;
 use sessiond::id::Id;
-use sessiond::session::{Answer, Answers, Change, NewSession, Policy, Session, Sessions, Touch};
+use sessiond::session::{Answer, Answers, Change, NewSession, Policy, Precondition, Session, Sessions, Touch};
 use sessiond::store::{self, Keyspace, Limits};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
@@ -183,7 +183,7 @@ impl World {
     async fn update(&self, life: &Life, n: u64) {
         let side = below(2);
         let change = Change::Replace(data(n));
-        if let Ok(Some(_)) = self.sides[side].sessions.update(&life.id, &change, |_| true).await {
+        if let Ok(Some(_)) = self.sides[side].sessions.update(&life.id, &change, &Precondition::Any).await {
             life.updates.lock().unwrap().push((n, side, Instant::now()));
         }
     }
@@ -191,7 +191,7 @@ impl World {
     async fn revoke(&self, life: &Life) {
         let side = below(2);
         // One that fails may have ended it or not.
-        if self.sides[side].sessions.revoke(&life.id).await.is_ok() {
+        if self.sides[side].sessions.revoke(&life.id, &Precondition::Any).await.is_ok() {
             life.ended.set((side, Instant::now())).unwrap();
         }
     }

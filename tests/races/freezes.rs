@@ -8,7 +8,7 @@ use fastrand::Rng;
 use futures_util::future::join_all;
 use sessiond::clock::Clock;
 use sessiond::id::Id;
-use sessiond::session::{Error, OnLimit, Policy, Regenerate, Sessions};
+use sessiond::session::{Error, OnLimit, Policy, Precondition, Regenerate, Sessions};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -36,7 +36,7 @@ async fn login(sessions: &Sessions, user: &str, visitor: Option<Id>) -> Result<I
     match visitor {
         Some(visitor) => {
             let wanted = Regenerate { user_id: Some(Some(user.into())), ..Regenerate::default() };
-            Ok(sessions.regenerate(&visitor, wanted, |_| true).await?.expect("nobody else has it").id)
+            Ok(sessions.regenerate(&visitor, wanted, Precondition::Any).await?.expect("nobody else has it").id)
         }
         None => Ok(issue(sessions, Some(user), 100).await?.id),
     }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use sessiond::clock::Clock;
 use sessiond::id::Id;
-use sessiond::session::{Error, Regenerate, Session, Sessions};
+use sessiond::session::{Error, Precondition, Regenerate, Session, Sessions};
 use tokio::task::JoinHandle;
 
 use super::redis_server::RedisServer;
@@ -29,7 +29,7 @@ impl Call {
         let user_id = (self == Self::Login).then(|| Some(user.clone()));
         let wanted = Regenerate { user_id, ..Regenerate::default() };
         match old {
-            Some(old) => sessions.regenerate(&old, wanted, |_| true).await,
+            Some(old) => sessions.regenerate(&old, wanted, Precondition::Any).await,
             None => issue(&sessions, Some(&user), BYTES).await.map(Some),
         }
     }

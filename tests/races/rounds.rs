@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use sessiond::clock::Clock;
 use sessiond::id::Id;
-use sessiond::session::{Change, Error, Policy, Regenerate, Session, Sessions, Touch};
+use sessiond::session::{Change, Error, Policy, Precondition, Regenerate, Session, Sessions, Touch};
 use sessiond::store::Store;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -201,7 +201,7 @@ impl Round {
 
     async fn login(&self, sessions: &Sessions, visitor: &Id) -> Option<Acknowledged> {
         let wanted = Regenerate { user_id: Some(Some(self.user.clone())), ..Regenerate::default() };
-        let session = self.answered(sessions.regenerate(visitor, wanted, |_| true).await)??;
+        let session = self.answered(sessions.regenerate(visitor, wanted, Precondition::Any).await)??;
         Some(self.acknowledge(session, None, "login"))
     }
 
@@ -209,12 +209,12 @@ impl Round {
     async fn regenerate(&self, sessions: &Sessions, old: &Acknowledged, bytes: Option<usize>) -> Option<Acknowledged> {
         let data = bytes.map(|bytes| json!({"text": "x".repeat(bytes)}));
         let wanted = Regenerate { data, ..Regenerate::default() };
-        let session = self.answered(sessions.regenerate(&old.id, wanted, |_| true).await)??;
+        let session = self.answered(sessions.regenerate(&old.id, wanted, Precondition::Any).await)??;
         Some(self.acknowledge(session, Some(old.since), "regenerate"))
     }
 
     async fn revoke(&self, sessions: &Sessions, id: &Id) {
-        if self.answered(sessions.revoke(id).await).is_some() {
+        if self.answered(sessions.revoke(id, &Precondition::Any).await).is_some() {
             self.revoked.lock().unwrap().push(id.clone());
         }
     }
@@ -309,7 +309,7 @@ impl Round {
                 1 => call!(0, sessions => { self.regenerate(&sessions, other, Some(bytes)).await; false }),
                 2 => call!(0, sessions => {
                     let change = Change::Merge(json!({"more": 1}));
-                    self.answered(sessions.update(&other.id, &change, |_| true).await);
+                    self.answered(sessions.update(&other.id, &change, &Precondition::Any).await);
                     false
                 }),
                 _ => call!(0, sessions => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use sessiond::clock::Clock;
-use sessiond::session::{Error, OnLimit, Policy, Regenerate, Sessions};
+use sessiond::session::{Error, OnLimit, Policy, Precondition, Regenerate, Sessions};
 use tokio::time::sleep;
 
 use super::redis_server::RedisServer;
@@ -55,7 +55,7 @@ impl Stop {
             match visitor {
                 Some(visitor) => {
                     let wanted = Regenerate { user_id: Some(Some(name.clone())), ..Regenerate::default() };
-                    stopped.regenerate(&visitor, wanted, |_| true).await
+                    stopped.regenerate(&visitor, wanted, Precondition::Any).await
                 }
                 None => issue(&stopped, Some(&name), 100).await.map(Some),
             }
@@ -97,7 +97,7 @@ impl Stop {
         }
         // There is a place for the next login, soon, or one is made.
         if expected == LIMIT && policy.on_limit == OnLimit::Reject {
-            see(|| observer.revoke(acknowledged.last().unwrap())).await;
+            see(|| observer.revoke(acknowledged.last().unwrap(), &Precondition::Any)).await;
         }
         let wrong = loop {
             match issue(observer, Some(&name), 100).await {

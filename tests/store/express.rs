@@ -2,7 +2,7 @@
 
 use redis::Commands;
 use sessiond::id::Id;
-use sessiond::session::{Adopted, Change, NewSession, Policy, Regenerate, Sessions, Touch};
+use sessiond::session::{Adopted, Change, NewSession, Policy, Precondition, Regenerate, Sessions, Touch};
 
 use super::{Fixture, TOMBSTONE, policy};
 
@@ -73,9 +73,9 @@ async fn what_express_saves_after_its_end_stays_ended() {
     let [alone, everywhere, renamed] =
         [express.issue("ada").await, express.issue("eve").await, express.issue("bob").await];
     let records = [&alone, &everywhere, &renamed].map(|id| (id.clone(), express.stored(id).unwrap()));
-    assert!(express.sessions.revoke(&alone).await.unwrap());
+    assert!(express.sessions.revoke(&alone, &Precondition::Any).await.unwrap());
     assert_eq!(express.sessions.revoke_user("eve", None).await.unwrap(), 1);
-    let new = express.sessions.regenerate(&renamed, Regenerate::default(), |_| true).await.unwrap().unwrap();
+    let new = express.sessions.regenerate(&renamed, Regenerate::default(), Precondition::Any).await.unwrap().unwrap();
     for (id, record) in &records {
         express.save(id, record, 60);
         assert!(!express.is_live(id).await);
@@ -83,13 +83,13 @@ async fn what_express_saves_after_its_end_stays_ended() {
         // No other verb takes it for live either.
         express.save(id, record, 60);
         let change = Change::Replace(serde_json::Map::new());
-        assert!(express.sessions.update(id, &change, |_| true).await.unwrap().is_none());
+        assert!(express.sessions.update(id, &change, &Precondition::Any).await.unwrap().is_none());
         express.save(id, record, 60);
-        assert!(express.sessions.regenerate(id, Regenerate::default(), |_| true).await.unwrap().is_none());
+        assert!(express.sessions.regenerate(id, Regenerate::default(), Precondition::Any).await.unwrap().is_none());
         express.save(id, record, 60);
         assert!(express.sessions.resolve_many(vec![id.clone()]).await.unwrap()[0].as_ref().unwrap().is_none());
         express.save(id, record, 60);
-        assert!(!express.sessions.revoke(id).await.unwrap(), "it was ended before");
+        assert!(!express.sessions.revoke(id, &Precondition::Any).await.unwrap(), "it was ended before");
         assert_eq!(express.stored(id), None);
         let stays: i64 = express.redis.pttl(format!("{{sess:{id}}}:revoked")).unwrap();
         assert!((1..=TOMBSTONE).contains(&stays), "{stays}");
@@ -105,7 +105,7 @@ async fn what_express_saves_after_its_end_stays_ended() {
 #[tokio::test]
 async fn a_revoke_of_nothing_counts_for_what_comes() {
     let mut express = Express::beside(true).await;
-    assert!(!express.sessions.revoke(&id("slow")).await.unwrap());
+    assert!(!express.sessions.revoke(&id("slow"), &Precondition::Any).await.unwrap());
     express.save(&id("slow"), ADAS, 60);
     assert!(!express.is_live(&id("slow")).await);
 }
@@ -116,7 +116,7 @@ async fn no_write_applies_to_a_revived_record() {
     let mut express = Express::beside(true).await;
     let id = express.issue("ada").await;
     let record = express.stored(&id).unwrap();
-    express.sessions.revoke(&id).await.unwrap();
+    express.sessions.revoke(&id, &Precondition::Any).await.unwrap();
     express.save(&id, &record, 60);
     let (store, bytes) = (express.fixture.store(), record.as_bytes());
     let entry = sessiond::store::Entry { record: b"{}", user_id: Some("ada"), expires_at: i64::from(u32::MAX) * 1000 };
@@ -136,7 +136,7 @@ async fn a_full_redis_revokes_for_good_too() {
     };
     set(&mut express.redis, "1");
     assert!(express.sessions.issue(NewSession { user_id: Some("ada".into()), ..NewSession::default() }).await.is_err());
-    assert!(express.sessions.revoke(&ids[0]).await.unwrap());
+    assert!(express.sessions.revoke(&ids[0], &Precondition::Any).await.unwrap());
     assert_eq!(express.sessions.revoke_user("ada", None).await.unwrap(), 2);
     set(&mut express.redis, "0");
     for id in &ids {

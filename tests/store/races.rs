@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
 use sessiond::id::Id;
-use sessiond::session::{Change, Error, NewSession, OnLimit, Policy, Regenerate, Session, Sessions, Touch};
+use sessiond::session::{
+    Change, Error, NewSession, OnLimit, Policy, Precondition, Regenerate, Session, Sessions, Touch,
+};
 use sessiond::store::Error as StoreError;
 use tokio::task::JoinSet;
 
@@ -46,11 +48,11 @@ pub(crate) async fn no_update_is_lost(fixture: &Fixture) {
             let (sessions, id, counted) = (sessions[writer % 2].clone(), id.clone(), Arc::clone(&counted));
             writers.spawn(async move {
                 let change = merge(json!({ format!("field{writer}"): writer }));
-                sessions.update(&id, &change, |_| true).await.unwrap().unwrap();
+                sessions.update(&id, &change, &Precondition::Any).await.unwrap().unwrap();
                 let seen = look(&sessions, &id).await.unwrap();
                 let seen_data: Value = serde_json::from_str(seen.data.as_str()).unwrap();
                 let next = merge(json!({"n": seen_data["n"].as_u64().unwrap() + 1}));
-                match sessions.update(&id, &next, |session| session.etag() == seen.etag()).await {
+                match sessions.update(&id, &next, &Precondition::Tags(vec![seen.etag()])).await {
                     Ok(session) => drop((session.unwrap(), counted.fetch_add(1, Ordering::Relaxed))),
                     Err(Error::PreconditionFailed) => {}
                     Err(other) => panic!("{other}"),
@@ -81,7 +83,7 @@ where
         if round % 3 > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(sessions[round % 2].revoke(&id).await.unwrap());
+        assert!(sessions[round % 2].revoke(&id, &Precondition::Any).await.unwrap());
         assert!(look(&sessions[1], &id).await.is_none(), "round {round}");
         while let Some(done) = writers.join_next().await {
             done.unwrap();
@@ -94,7 +96,7 @@ where
 pub(crate) async fn an_update_never_revives(fixture: &Fixture) {
     never_revived(fixture, |sessions, id| async move {
         for n in 0..4 {
-            sessions.update(&id, &merge(json!({ "n": n })), |_| true).await.unwrap();
+            sessions.update(&id, &merge(json!({ "n": n })), &Precondition::Any).await.unwrap();
         }
     })
     .await;
@@ -117,7 +119,9 @@ pub(crate) async fn one_regenerate_wins(fixture: &Fixture) {
         let mut racing = JoinSet::new();
         for caller in 0..callers {
             let (sessions, id) = (sessions[caller % 2].clone(), old.clone());
-            racing.spawn(async move { sessions.regenerate(&id, Regenerate::default(), |_| true).await.unwrap() });
+            racing.spawn(
+                async move { sessions.regenerate(&id, Regenerate::default(), Precondition::Any).await.unwrap() },
+            );
         }
         let winners: Vec<Session> = racing.join_all().await.into_iter().flatten().collect();
         assert_eq!(winners.len(), 1, "round {round}");
@@ -128,7 +132,7 @@ pub(crate) async fn one_regenerate_wins(fixture: &Fixture) {
             [&winners[0].id],
             "round {round}: no orphan"
         );
-        sessions[0].revoke(&winners[0].id).await.unwrap();
+        sessions[0].revoke(&winners[0].id, &Precondition::Any).await.unwrap();
     }
 }
 
@@ -141,7 +145,11 @@ pub(crate) async fn a_regenerate_carries_a_racing_update(fixture: &Fixture) {
         let update = tokio::spawn(async move {
             let mut written = 0;
             while written < 5
-                && updating.update(&id, &merge(json!({ "n": written + 1 })), |_| true).await.unwrap().is_some()
+                && updating
+                    .update(&id, &merge(json!({ "n": written + 1 })), &Precondition::Any)
+                    .await
+                    .unwrap()
+                    .is_some()
             {
                 written += 1;
             }
@@ -150,7 +158,7 @@ pub(crate) async fn a_regenerate_carries_a_racing_update(fixture: &Fixture) {
         if round % 2 > 0 {
             tokio::task::yield_now().await;
         }
-        let new = sessions[0].regenerate(&old, Regenerate::default(), |_| true).await.unwrap().unwrap();
+        let new = sessions[0].regenerate(&old, Regenerate::default(), Precondition::Any).await.unwrap().unwrap();
         let written: u64 = update.await.unwrap();
         assert_eq!(data(&sessions[0], &new.id).await["n"], json!(written), "round {round}");
     }
@@ -208,8 +216,9 @@ pub(crate) async fn revoking_a_user_reaches_a_session_that_is_being_regenerated(
     for round in 0..ROUNDS {
         let old = issue(&sessions[0], "u").await.id;
         let (regenerating, id) = (sessions[1].clone(), old.clone());
-        let regenerated =
-            tokio::spawn(async move { regenerating.regenerate(&id, Regenerate::default(), |_| true).await.unwrap() });
+        let regenerated = tokio::spawn(async move {
+            regenerating.regenerate(&id, Regenerate::default(), Precondition::Any).await.unwrap()
+        });
         if round % 2 > 0 {
             tokio::task::yield_now().await;
         }
@@ -317,7 +326,7 @@ pub(crate) async fn a_limit_that_rejects_holds(fixture: &Fixture) {
         }
         assert!(issue_to(&sessions[1], "u").await.is_err());
         for session in issued {
-            assert!(sessions[0].revoke(&session.unwrap().id).await.unwrap(), "round {round}");
+            assert!(sessions[0].revoke(&session.unwrap().id, &Precondition::Any).await.unwrap(), "round {round}");
         }
     }
 }
@@ -337,7 +346,7 @@ pub(crate) async fn a_login_that_loses_the_race_evicts_nobody(fixture: &Fixture)
             let logins = (0..4).map(|login| {
                 let wanted = Regenerate { user_id: Some(Some("u".into())), ..Regenerate::default() };
                 let (sessions, id) = (sessions[login % 2].clone(), visitor.id.clone());
-                tokio::spawn(async move { sessions.regenerate(&id, wanted, |_| true).await.unwrap() })
+                tokio::spawn(async move { sessions.regenerate(&id, wanted, Precondition::Any).await.unwrap() })
             });
             let mut won = Vec::new();
             for login in logins.collect::<Vec<_>>() {
@@ -363,8 +372,9 @@ pub(crate) async fn a_regenerate_beside_a_login_takes_one_place(fixture: &Fixtur
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         let renewed = issue_to(&sessions[0], "u").await.unwrap();
         let (logging_in, regenerating) = (sessions[0].clone(), sessions[1].clone());
-        let regenerate =
-            tokio::spawn(async move { regenerating.regenerate(&renewed.id, Regenerate::default(), |_| true).await });
+        let regenerate = tokio::spawn(async move {
+            regenerating.regenerate(&renewed.id, Regenerate::default(), Precondition::Any).await
+        });
         tokio::spawn(async move { issue_to(&logging_in, "u").await }).await.unwrap().unwrap();
         regenerate.await.unwrap().unwrap();
         left[listed(&sessions[0]).await] += 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::Commands;
 use sessiond::clock::{Clock, Ms};
 use sessiond::id::Id;
-use sessiond::session::{Lists, NewSession, Stats, Survey, Touch};
+use sessiond::session::{Lists, NewSession, Precondition, Stats, Survey, Touch};
 use sessiond::store::{self, Entry, Insertion, Keyspace, StoreUrl};
 
 use super::{Fixture, policy};
@@ -121,7 +121,7 @@ pub(crate) async fn what_others_do_meanwhile_is_no_drift(fixture: &Fixture) {
             let new = || NewSession { user_id: Some(format!("user {}", n % 7)), ..NewSession::default() };
             let one = sessions.issue(new()).await.unwrap().unwrap().id;
             sessions.issue(new()).await.unwrap();
-            assert!(sessions.revoke(&one).await.unwrap());
+            assert!(sessions.revoke(&one, &Precondition::Any).await.unwrap());
             if n % 10 == 0 {
                 sessions.revoke_user(&format!("user {}", n % 7), None).await.unwrap();
             }
@@ -156,7 +156,7 @@ async fn an_entry_without_a_session_is_found_and_purged() {
     let [sessions, _] = fixture.sessions();
     let kept = issue(&fixture, "ada").await;
     let ended = issue(&fixture, "ada").await;
-    assert!(sessions.revoke(&ended).await.unwrap());
+    assert!(sessions.revoke(&ended, &Precondition::Any).await.unwrap());
     let whole = Lists { entries: 1, dangling: 0, pruned: 0 };
     assert_eq!(survey.lists(false, |_| ()).await.unwrap(), whole, "a revoke leaves nothing behind");
     let (hour, other) = (now() + 3_600_000, "sess-user:a user of many words");
