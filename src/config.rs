@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 use secrecy::SecretString;
 
+use crate::cache::Limits;
 use crate::caller;
 use crate::clock::Ms;
 use crate::cookie::{Attributes, Priority, SameSite, SetCookie};
 use crate::session::Policy;
-use crate::store::{Keyspace, Limits, StoreUrl};
+use crate::store::{Keyspace, StoreUrl};
 
 pub use key::Keys;
 pub use listen::Listen;

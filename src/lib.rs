@@ -7,6 +7,7 @@
 //! - [`api`]: every route and the middleware, in order; what goes over the wire.
 //! - [`caller`]: the keys of those who call, and what each may do; pure.
 //! - [`cookie`]: the cookie's codec, pure: parse, verify, sign, `Set-Cookie`.
+//! - [`cache`]: the near-cache of answers.
 //! - [`session`]: the rules: the verbs, the record, the policy of expiry. Knows no HTTP and no database.
 //! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
 //! - [`id`]: the session's id, parsed once.
@@ -17,6 +18,7 @@
 #![warn(clippy::print_stderr)]
 
 pub mod api;
+pub mod cache;
 pub mod caller;
 pub mod cli;
 pub mod clock;

@@ -35,10 +35,11 @@ use self::error::Error;
 use self::guard::{Counts, Guard, guard};
 pub use self::guard::{InFlight, MAX_HEADERS};
 use self::host::Hosts;
+use crate::cache::Answers;
 use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
-use crate::session::{Answers, Sessions};
+use crate::session::Sessions;
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]

@@ -12,7 +12,8 @@ use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{IfMatch, Json, Named, NoCache, Object, OptionalJson, Patch, Query, user_id};
 use super::wire::{Body, Client, Cookie, Shown};
-use crate::session::{Answer, Change, Regenerate, Session, Touch};
+use crate::cache::Answer;
+use crate::session::{Change, Regenerate, Session, Touch};
 
 /// Where [`resolve`] is.
 pub(super) const PATH: &str = "/v1/session";

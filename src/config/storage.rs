@@ -7,8 +7,9 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use super::{bounds, duration};
+use crate::cache::Limits;
 use crate::clock::Ms;
-use crate::store::{Keyspace, Limits, StoreUrl};
+use crate::store::{Keyspace, StoreUrl};
 
 /// Where the sessions are.
 #[derive(Clone, Args)]

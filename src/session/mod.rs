@@ -3,7 +3,6 @@
 //! Knows no HTTP, no Redis and no SQL. `now` is read once per verb, here, and handed down.
 
 mod adopt;
-mod answers;
 mod by_user;
 mod change;
 mod data;
@@ -24,12 +23,12 @@ mod update;
 mod user;
 
 pub use adopt::{Adopted, Unreadable};
-pub use answers::{Answer, Answers};
 pub use by_user::Listing;
 pub use change::{Change, MAX_OPERATIONS};
 pub use data::{Data, MAX_DEPTH, is_reserved, reserved_names};
 pub use error::Error;
 pub use issue::NewSession;
+pub(crate) use policy::TOLERANCE;
 pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
 pub use precondition::Precondition;
 pub use record::{Ours, Record};
@@ -51,7 +50,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{BootInstant, Clock, Ms};
 use crate::cookie::Attributes;
 use crate::id::Id;
-use crate::store::{Calls, Metered, Store};
+use crate::store::{Calls, Metered, Store, Watcher};
 use crate::telemetry::Metrics;
 
 /// How often a write is tried again when another one came first. Each lost race is another writer's win, so this
@@ -124,8 +123,8 @@ struct Inner {
 
 /// When a verb started, and when its calls to the store have to have ended.
 #[derive(Debug, Clone, Copy)]
-struct Call {
-    now: Ms,
+pub(crate) struct Call {
+    pub(crate) now: Ms,
     deadline: Instant,
 }
 
@@ -214,7 +213,7 @@ impl Sessions {
     }
 
     /// Starts a verb: reads the clock, once.
-    fn begin(&self) -> Call {
+    pub(crate) fn begin(&self) -> Call {
         Call { now: self.inner.clock.now(), deadline: Instant::now() + REQUEST }
     }
 
@@ -227,8 +226,13 @@ impl Sessions {
         self.inner.store.until(call.deadline)
     }
 
+    /// Tells `watcher` of each change of the store from now on.
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.inner.store.watch(watcher);
+    }
+
     /// The instant, to age what is kept.
-    fn instant(&self) -> BootInstant {
+    pub(crate) fn instant(&self) -> BootInstant {
         self.inner.clock.instant()
     }
 

@@ -12,7 +12,7 @@ pub const MAX_SPAN: Ms = 400 * 24 * 60 * 60 * 1000;
 
 /// How far apart the store's expiry and the record's may be and still be the same, in ms: round trips and
 /// Express's whole seconds.
-pub(super) const TOLERANCE: Ms = 1000;
+pub(crate) const TOLERANCE: Ms = 1000;
 
 /// How many bytes of data one step reads at the most, and how many records.
 const STEP_BYTES: usize = 16 * 1024 * 1024;

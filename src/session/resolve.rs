@@ -35,7 +35,7 @@ impl Sessions {
         self.resolve_at(id, touch, self.begin()).await
     }
 
-    pub(super) async fn resolve_at(&self, id: &Id, touch: Touch, call: Call) -> Result<Option<Session>, Error> {
+    pub(crate) async fn resolve_at(&self, id: &Id, touch: Touch, call: Call) -> Result<Option<Session>, Error> {
         let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
         self.enlist(std::iter::once((id, &loaded)), call).await;
         self.touched(id, loaded, touch, call).await

@@ -15,14 +15,12 @@
 //! - `Err` means that the store failed. The call may or may not have applied. It never means "not there".
 //! - Every call ends within the store's deadline.
 
-mod cache;
 mod metered;
 mod redis;
 mod sqlite;
 mod survey;
 mod url;
 
-pub use self::cache::{Cache, Limits, Ticket, Watcher};
 pub use self::metered::{Calls, Metered};
 pub use self::redis::Redis;
 pub use self::sqlite::Sqlite;
@@ -35,7 +33,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::clock::Ms;
+use crate::clock::{BootInstant, Ms};
 use crate::telemetry::Metrics;
 
 /// How long a call to a store may take before it answers [`Error::Unavailable`].
@@ -149,6 +147,18 @@ pub enum Insertion {
     Done,
     /// Nothing is kept: the id is taken, or the user's entries were removed meanwhile. Try again under another id.
     Refused,
+}
+
+/// Who is told what becomes of a store's entries.
+pub trait Watcher: Send + Sync + 'static {
+    /// The entry may have changed, or be gone.
+    fn changed(&self, id: &str);
+    /// Any entry may have.
+    fn doubt(&self);
+    /// Everything that was acknowledged anywhere before `at` has been told.
+    fn current(&self, at: BootInstant);
+    /// How old the last word that everything is told may get, before it is no use any more.
+    fn max_staleness(&self) -> Duration;
 }
 
 /// The contract is at the top of this module.

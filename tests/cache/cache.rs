@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sessiond::cache::{Cache, Limits};
 use sessiond::clock::BootInstant;
-use sessiond::store::{Cache, Limits, Watcher};
+use sessiond::store::Watcher;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
+use sessiond::cache::Limits;
+use sessiond::cache::{Answer, Answers};
 use sessiond::clock::Clock;
 use sessiond::id::Id;
-use sessiond::session::{Answer, Answers, Change, NewSession, Policy, Precondition, Session, Sessions, Touch};
-use sessiond::store::{self, Keyspace, Limits};
+use sessiond::session::{Change, NewSession, Policy, Precondition, Session, Sessions, Touch};
+use sessiond::store::{self, Keyspace};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 

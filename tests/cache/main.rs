@@ -1,4 +1,4 @@
-//! The near-cache is held to the promise at the top of `src/store/cache.rs`: by itself, against a Redis whose every byte
+//! The near-cache is held to the promise at the top of `src/cache/entries.rs`: by itself, against a Redis whose every byte
 //! the test decides, and against a real one that fails.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

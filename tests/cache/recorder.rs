@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sessiond::cache::{Cache, Limits};
 use sessiond::clock::BootInstant;
-use sessiond::store::{Cache, Limits, Watcher};
+use sessiond::store::Watcher;
 use tokio::sync::watch;
 use tokio::time::timeout;
 

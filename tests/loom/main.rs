@@ -1,7 +1,7 @@
 //! Every interleaving of a fill with the changes that may overtake it, on the near-cache's own lock (loom).
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../../src/store/cache/generations.rs"]
+#[path = "../../src/cache/generations.rs"]
 mod generations;
 
 /// What `generations.rs` locks with here.

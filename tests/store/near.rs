@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sessiond::cache::{Cache, Limits, Ticket};
 use sessiond::clock::Ms;
-use sessiond::store::{
-    Cache, Enlisted, Entry, Found, Insertion, Limits, Outcome, Page, Position, Result, Store, Ticket, Watcher,
-};
+use sessiond::store::{Enlisted, Entry, Found, Insertion, Outcome, Page, Position, Result, Store, Watcher};
 
 const LIMITS: Limits = Limits { bytes: 16 * 1024 * 1024, max_staleness: Duration::from_secs(60) };
 

@@ -1,4 +1,4 @@
-//! What refuses a fill that a change has overtaken. `tests/loom.rs` goes through every interleaving.
+//! Refuses fills that a change has overtaken. `tests/loom` explores every interleaving.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::PoisonError;

@@ -1,4 +1,6 @@
-//! Resolves that are answered with what an earlier one was answered: the rules of sessions for the near-cache.
+//! The near-cache: resolves that are answered with what an earlier one was answered.
+//!
+//! [`Answers`] has the rules of sessions, [`Cache`] the promise about staleness.
 //!
 //! An answer is given again while the session is live and, by the rule of touches, as long as none is due. When one is, a
 //! single caller writes it; the others are given the answer meanwhile, which to them is as if that one came first.
@@ -7,14 +9,23 @@
 //! time that a session has left, and does not wait for a wall clock that has stepped back. A session also ends when the
 //! wall clock says so, whichever is sooner.
 
+mod entries;
+mod generations;
+
+pub use self::entries::{Cache, Limits, Ticket};
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::policy::TOLERANCE;
-use super::{Error, Session, Sessions, Standing, Touch};
 use crate::clock::{BootInstant, Ms};
 use crate::id::Id;
-use crate::store::{Cache, Limits, Watcher};
+use crate::session::{Error, Session, Sessions, Standing, TOLERANCE, Touch};
+use crate::store::Watcher;
+
+/// The lock of the generations; their test by loom has its own.
+mod sync {
+    pub(super) use std::sync::Mutex;
+}
 
 /// How long a caller who writes a touch is given for it, before the next one does, in ms.
 const LEASE: Ms = 1000;
@@ -96,7 +107,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
     pub fn new(sessions: Sessions, limits: Option<Limits>) -> Self {
         let cache = limits.map(|limits| Arc::new(Cache::new(limits)));
         if let Some(cache) = &cache {
-            sessions.inner.store.watch(Arc::clone(cache) as _);
+            sessions.watch(Arc::clone(cache) as _);
         }
         Self { sessions, cache }
     }

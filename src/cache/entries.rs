@@ -17,8 +17,6 @@
 //! whoever asks: a cache knows no clock but the one that measures staleness. That is a [`BootInstant`]: it goes on while the
 //! machine is suspended, so nothing is fresh any more when the machine resumes.
 
-mod generations;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,13 +27,9 @@ use quick_cache::sync::Cache as Entries;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::generations::Generations;
+use super::generations::Generations;
 use crate::clock::BootInstant;
-
-/// What this and `generations.rs` lock with; the test of the latter by loom puts its own in place.
-mod sync {
-    pub(super) use std::sync::Mutex;
-}
+use crate::store::Watcher;
 
 /// How many locks the generations have. A change refuses what is about to be put in under the same one.
 const SHARDS: usize = 1024;
@@ -43,18 +37,6 @@ const SHARDS: usize = 1024;
 const OVERHEAD: usize = 160;
 /// How long to wait for another caller who asks the store for the same entry, before asking it too.
 const PATIENCE: Duration = Duration::from_millis(100);
-
-/// Who is told what becomes of a store's entries.
-pub trait Watcher: Send + Sync + 'static {
-    /// The entry may have changed, or be gone.
-    fn changed(&self, id: &str);
-    /// Any entry may have.
-    fn doubt(&self);
-    /// Everything that was acknowledged anywhere before `at` has been told.
-    fn current(&self, at: BootInstant);
-    /// How old the last word that everything is told may get, before it is no use any more.
-    fn max_staleness(&self) -> Duration;
-}
 
 /// How much is kept, and how far behind it may be.
 #[derive(Debug, Clone, Copy)]
