@@ -5,6 +5,7 @@ mod doctor;
 mod healthcheck;
 mod inspect;
 mod list;
+mod logs;
 mod manual;
 mod ops;
 mod output;
@@ -25,7 +26,7 @@ use self::healthcheck::healthcheck;
 use self::serve::serve;
 use crate::caller::{Key, Scope};
 use crate::config::{Config, Listen, fresh_secret};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::Metrics;
 
 /// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
 #[derive(Debug, Parser)]
@@ -125,7 +126,7 @@ pub fn run() -> ExitCode {
 /// Serves. What is told of it goes through the log, which waits for no reader: that the service cannot start, too.
 fn service(config: &Config) -> ExitCode {
     let metrics = Arc::new(Metrics::new());
-    let log = match telemetry::start(&config.logs, &metrics) {
+    let log = match logs::start(&config.logs, &metrics) {
         Ok(log) => log,
         Err(why) => return failed(&why, 1),
     };

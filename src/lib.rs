@@ -1,7 +1,7 @@
 //! express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file.
 //!
 //! # Layout
-//! A request goes `server` -> `api` -> `session` -> `store`, and imports point only that way.
+//! A request goes `server` -> `api` -> `session` -> `store`. Imports point only that way, which `tests/imports.rs` checks.
 //!
 //! - [`server`]: accepts connections, holds them to their limits, drains them at the end.
 //! - [`api`]: every route and the middleware, in order; what goes over the wire.
@@ -12,7 +12,7 @@
 //! - [`store`]: the trait that a store keeps to, and the two that do: Redis and SQLite.
 //! - [`id`]: the session's id, parsed once.
 //! - [`clock`]: the one clock. [`supervise`]: restarts background tasks that panic.
-//! - [`config`], [`cli`], [`telemetry`]: the command line, its commands, logs and metrics.
+//! - [`config`], [`cli`]: the command line and its commands. [`telemetry`]: the metrics; it imports nothing of ours.
 
 // `eprintln!` panics when standard error cannot be written.
 #![warn(clippy::print_stderr)]

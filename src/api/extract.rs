@@ -21,7 +21,6 @@ use tokio::time::timeout;
 use super::App;
 use super::budget::Held;
 use super::error::{Error, Result};
-use super::wire::Cookie;
 use crate::clock::Ms;
 use crate::cookie::{Unopened, Verified};
 use crate::id::Id;
@@ -61,12 +60,6 @@ impl Named {
     /// The answer when there is no such session.
     pub(super) fn none(&self) -> Error {
         if self.by_id { Error::no_such_session() } else { Error::no_session() }
-    }
-
-    /// What an answer does to the browser's cookie: whoever names a session by its id is not its browser, and is given a
-    /// cookie only when there is no other way to the session.
-    pub(super) fn cookie(&self, cookie: Cookie) -> Cookie {
-        if self.by_id && cookie != Cookie::New { Cookie::Kept } else { cookie }
     }
 }
 

@@ -17,9 +17,10 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use super::error::{Cause, Error, Result};
 use super::host::Hosts;
+use super::traces::{Span, TraceParent};
 use super::{Api, App};
 use crate::caller::{Scope, bearer};
-use crate::telemetry::{RouteMetrics, Span, TraceParent};
+use crate::telemetry::RouteMetrics;
 
 /// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
 const WORK: Duration = Duration::from_secs(5);

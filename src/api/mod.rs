@@ -10,8 +10,11 @@ mod openapi;
 mod ops;
 mod session;
 mod sessions;
+mod traces;
 mod users;
 mod wire;
+
+pub use self::traces::Exporter;
 
 use std::ops::Deref;
 use std::sync::Arc;

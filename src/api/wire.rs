@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::budget::Held;
 use super::error::{Error, Result, json};
-use super::extract::within;
+use super::extract::{Named, within};
 use crate::clock::rfc3339;
 use crate::session::{self, Session};
 
@@ -171,6 +171,14 @@ pub(super) enum Cookie {
     Touched,
     /// The answer does not go to the session's browser.
     Kept,
+}
+
+impl Named {
+    /// What an answer does to the browser's cookie: whoever names a session by its id is not its browser, and is given a
+    /// cookie only when there is no other way to the session.
+    pub(super) fn cookie(&self, cookie: Cookie) -> Cookie {
+        if self.by_id && cookie != Cookie::New { Cookie::Kept } else { cookie }
+    }
 }
 
 impl App {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use clap::{Arg, Args};
 
+use super::logs;
 use crate::clock::Clock;
 use crate::config::{Config, Rules};
 use crate::cookie::is_value;
 use crate::id::Id;
 use crate::session::{Sessions, Survey};
 use crate::store::{self, StoreUrl};
-use crate::telemetry;
 
 /// What every ops command is told.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) struct Ops {
 impl Ops {
     /// The store and the rules. What is not there is not made.
     pub(super) fn rules(&self) -> Result<Rules, String> {
-        telemetry::start_plain(&self.config.logs);
+        logs::start_plain(&self.config.logs);
         if self.config.check_config {
             return Err("--check-config is for `sessiond serve`".into());
         }

@@ -9,14 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::api::{Api, App};
+use super::logs::Log;
+use crate::api::{Api, App, Exporter};
 use crate::clock::Clock;
 use crate::config::{Checked, Config, Format, Keys, Listen};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
 use crate::store;
 use crate::supervise::Task;
-use crate::telemetry::{self, Log, Metrics};
+use crate::telemetry::Metrics;
 
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -41,7 +42,7 @@ pub(super) async fn serve(
     }
     let _exporter = match &config.logs.otlp_endpoint {
         Some(url) => {
-            let exporter = telemetry::Exporter::start(url.expose_secret());
+            let exporter = Exporter::start(url.expose_secret());
             Some(exporter.map_err(|why| format!("--otlp-endpoint: {why}"))?)
         }
         None => None,

@@ -17,8 +17,8 @@ use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::Metrics;
 use crate::config::{Format, Level, Logs};
+use crate::telemetry::Metrics;
 
 /// How many lines may wait to be written: about 2 MiB of them.
 const QUEUE: usize = 8192;
@@ -26,7 +26,7 @@ const QUEUE: usize = 8192;
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// The log of this process. When it is dropped, it waits up to a second until what was logged is written.
-pub struct Log(Arc<Queue>);
+pub(super) struct Log(Arc<Queue>);
 
 struct Queue {
     messages: Sender<Message>,
@@ -43,7 +43,7 @@ enum Message {
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn start(logs: &Logs, metrics: &Metrics) -> Result<Log, String> {
+pub(super) fn start(logs: &Logs, metrics: &Metrics) -> Result<Log, String> {
     let (messages, queued) = bounded(QUEUE);
     let lost = metrics.log_lines_lost.clone();
     let queue = Arc::new(Queue { messages, lost: lost.clone() });
@@ -86,7 +86,7 @@ fn subscribe(logs: &Logs, writer: impl for<'w> MakeWriter<'w> + Send + Sync + 's
 
 impl Log {
     /// Writes `text` as it is, in its turn.
-    pub fn print(&self, text: &str) {
+    pub(super) fn print(&self, text: &str) {
         self.0.push(text.as_bytes());
     }
 }
