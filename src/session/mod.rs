@@ -19,6 +19,7 @@ mod repair;
 mod resolve;
 mod revoke;
 mod survey;
+mod touch;
 mod update;
 mod user;
 
@@ -33,8 +34,9 @@ pub use policy::{MAX_SPAN, MIN_SPAN, OnLimit, Policy, Standing};
 pub use precondition::Precondition;
 pub use record::{Ours, Record};
 pub use regenerate::Regenerate;
-pub use resolve::{MAX_ANSWER_BYTES, Touch};
+pub use resolve::MAX_ANSWER_BYTES;
 pub use survey::{Lists, Stats, Step, Stored, Survey, Walk};
+pub use touch::Touch;
 pub use user::{MAX_USER_ID_BYTES, UserPointer, check_user_id};
 
 use std::sync::Arc;
