@@ -13,6 +13,7 @@ use rusqlite::hooks::Wal;
 
 use super::health::Health;
 use super::identity::Identity;
+use super::queue::Queued;
 use super::reserve::Reserve;
 use crate::clock::BootInstant;
 use crate::store::{Error, Result, Watcher};
@@ -59,14 +60,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The writer thread: one transaction for all the writes that wait. Calls for the checkpointer now and then.
-    pub(super) fn run(mut self, jobs: &Receiver<Box<dyn WriteJob>>) {
+    pub(super) fn run(mut self, jobs: &Receiver<Queued<Box<dyn WriteJob>>>) {
         let mut looked = Instant::now();
         loop {
             let patience = if self.watched.watcher.get().is_some() { HEARTBEAT } else { LOOK };
             match jobs.recv_timeout(patience) {
                 Ok(first) => {
                     let group = std::iter::once(first).chain(jobs.try_iter().take(GROUP - 1));
-                    self.write(group.filter(|job| !job.is_abandoned()).collect());
+                    self.write(group.map(|queued| queued.job).filter(|job| !job.is_abandoned()).collect());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
