@@ -9,6 +9,7 @@ mod identity;
 mod queue;
 mod reserve;
 mod survey;
+mod worker;
 mod writer;
 
 use std::fs::OpenOptions;
@@ -17,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use crossbeam_channel::bounded;
@@ -30,11 +31,13 @@ use self::health::Health;
 use self::identity::Identity;
 use self::queue::{Queue, stopped};
 use self::reserve::Reserve;
+use self::worker::Worker;
 use self::writer::{Log, Watched, WriteJob, Writer, checkpoint};
 use super::{
     Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
 };
 use crate::clock::Ms;
+use crate::telemetry::Metrics;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
 const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql")];
@@ -69,14 +72,15 @@ impl Drop for Sqlite {
     }
 }
 
-type ReadJob = Box<dyn FnOnce(&Connection, &Health) + Send>;
+type ReadJob = Box<dyn FnOnce(&Connection, &Worker) + Send>;
 
 impl Sqlite {
-    /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date.
+    /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date. Panics in the store's threads are
+    /// counted in `metrics`, which also say whether one is down.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the file cannot be opened, is no database, or was made by a newer version.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, metrics: &Metrics) -> Result<Self> {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
         // Never one that is there: to close it would end the locks of others in this process on it.
         match OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
@@ -92,9 +96,10 @@ impl Sqlite {
         let (calls, called) = bounded(1);
         let mut threads = Vec::with_capacity(READERS + 2);
         for _ in 0..READERS {
-            let (reader, jobs, health) = (connect(READER_CACHE)?, read_jobs.clone(), Arc::clone(&health));
-            threads
-                .push(spawn("sqlite-reader", move || jobs.iter().for_each(|queued| (queued.job)(&reader, &health)))?);
+            let (reader, queued) = (connect(READER_CACHE)?, read_jobs.clone());
+            let worker = Worker::new("sqlite-reader", &health, metrics);
+            let run = move || worker.take_jobs(&queued, |queued| (queued.job)(&reader, &worker));
+            threads.push(spawn("sqlite-reader", run)?);
         }
         let watcher = Arc::default();
         let checkpointer = connect(WRITER_CACHE)?;
@@ -102,17 +107,19 @@ impl Sqlite {
         let writer = Writer {
             path: path.to_owned(),
             connection: writer,
-            health: Arc::clone(&health),
+            worker: Arc::new(Worker::new("sqlite-writer", &health, metrics)),
             identity: Identity::of(path).map_err(|error| named(&error))?,
             reserve: Reserve::new(path),
             watched: Watched::new(Arc::clone(&watcher)),
             log,
+            group: Vec::new(),
+            looked: Instant::now(),
         };
         // Before the first call, which would wait for it.
         writer.look_for_room();
         threads.push(spawn("sqlite-writer", move || writer.run(&write_jobs))?);
-        let noted = Arc::clone(&health);
-        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &noted))?);
+        let worker = Worker::new("sqlite-checkpointer", &health, metrics);
+        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &worker))?);
         Ok(Self { reads, writes, health, watcher, threads })
     }
 
@@ -130,9 +137,9 @@ impl Sqlite {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let job: ReadJob = Box::new(move |connection, health| {
+        let job: ReadJob = Box::new(move |connection, worker| {
             if !answer.is_closed() {
-                let _ = answer.send(health.run(|| query(connection)));
+                let _ = answer.send(worker.run(|| query(connection)));
             }
         });
         within(deadline(), async {
@@ -217,8 +224,8 @@ where
         self.answer.is_closed()
     }
 
-    fn apply(&mut self, connection: &Connection, health: &Health) {
-        self.outcome = Some(health.run(|| (self.change)(connection, &self.ids)));
+    fn apply(&mut self, connection: &Connection, worker: &Worker) {
+        self.outcome = Some(worker.run(|| (self.change)(connection, &self.ids)));
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
@@ -503,13 +510,18 @@ mod tests {
     use super::*;
 
     fn store() -> (Arc<Sqlite>, tempfile::TempDir) {
+        counted_store(&Metrics::new())
+    }
+
+    fn counted_store(metrics: &Metrics) -> (Arc<Sqlite>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        (Arc::new(Sqlite::open(&folder.path().join("test.db")).unwrap()), folder)
+        (Arc::new(Sqlite::open(&folder.path().join("test.db"), metrics).unwrap()), folder)
     }
 
     #[tokio::test]
-    async fn a_panic_ends_no_thread() {
-        let (store, _folder) = store();
+    async fn a_panic_in_a_call_ends_no_thread_and_is_counted() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
         // Without the hook, which takes longer to print a backtrace than a call may take.
         let panic = || std::panic::resume_unwind(Box::new("this test wants it"));
         // More often than there are threads.
@@ -522,6 +534,113 @@ mod tests {
         let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
         assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
         assert_eq!(store.find("a", 1).await.unwrap().unwrap().record, b"one");
+        let panics = ["sqlite-reader", "sqlite-writer"].map(|thread| metrics.task_restarts(thread).get());
+        assert_eq!((panics, metrics.tasks_down.get()), ([4, 4], 0));
+    }
+
+    /// Outside of its call to SQLite, where no error can be answered.
+    #[tokio::test]
+    async fn a_reader_that_panics_is_down_and_goes_on() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        for _ in 0..2 * READERS {
+            let panic: ReadJob = Box::new(|_, _| std::panic::resume_unwind(Box::new("this test wants it")));
+            store.reads.push(panic, 0).unwrap();
+        }
+        store.read(|_| Ok(())).await.unwrap();
+        let (restarts, down) = (metrics.task_restarts("sqlite-reader"), &metrics.tasks_down);
+        let until = async |condition: &dyn Fn() -> bool| {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = Duration::from_secs(10);
+        tokio::time::timeout(patience, until(&|| restarts.get() == 4)).await.expect("each panic is counted");
+        assert!(down.get() > 0);
+        // Without any further call.
+        tokio::time::timeout(patience, until(&|| down.get() == 0)).await.expect("the readers are up");
+        store.read(|_| Ok(())).await.unwrap();
+    }
+
+    /// Notes what it is told, and panics when it is told of the entry "panic".
+    #[derive(Default)]
+    struct Notes(std::sync::Mutex<Vec<String>>);
+
+    impl Watcher for Notes {
+        fn changed(&self, id: &str) {
+            self.0.lock().unwrap().push(id.into());
+            if id == "panic" {
+                std::panic::resume_unwind(Box::new("this test wants it"));
+            }
+        }
+
+        fn doubt(&self) {
+            self.0.lock().unwrap().push("doubt".into());
+        }
+
+        fn current(&self, _: crate::clock::BootInstant) {}
+
+        fn max_staleness(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_panics_is_told_to_doubt() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        let notes = Arc::new(Notes::default());
+        store.watch(Arc::clone(&notes) as _);
+        // After the first beat, which doubts.
+        store.write(&["before"], 0, |_, _| Ok(())).await.unwrap();
+        store.write(&["panic"], 0, |_, _| Ok(())).await.unwrap_err();
+        store.write(&["after"], 0, |_, _| Ok(())).await.unwrap();
+        let told = notes.0.lock().unwrap().clone();
+        let [panic, after] = ["panic", "after"].map(|id| told.iter().position(|told| told == id).unwrap());
+        assert_eq!(told[panic + 1], "doubt", "{told:?}");
+        assert!(after > panic);
+        assert_eq!(metrics.task_restarts("sqlite-writer").get(), 1);
+    }
+
+    /// Panics outside of its call to SQLite.
+    struct Panics;
+
+    impl WriteJob for Panics {
+        fn frees(&self) -> bool {
+            true
+        }
+
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+
+        fn apply(&mut self, _: &Connection, _: &Worker) {
+            std::panic::resume_unwind(Box::new("this test wants it"));
+        }
+
+        fn answer(self: Box<Self>, _: Result<()>) {}
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_commits_nothing_and_answers_at_once() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        let notes = Arc::new(Notes::default());
+        store.watch(Arc::clone(&notes) as _);
+        let stalled = stall_writer(&store).await;
+        let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
+        let mut insert = store.insert("a", entry, 1);
+        assert!((&mut insert).now_or_never().is_none());
+        store.writes.push(Box::new(Panics), 0).unwrap();
+        notes.0.lock().unwrap().clear();
+        drop(stalled);
+        let Err(Error::Unexpected(why)) = insert.await else { panic!("it was not committed") };
+        assert_eq!(why, "the SQLite writer panicked");
+        let told = notes.0.lock().unwrap().clone();
+        assert!(told.contains(&"a".into()) && told.contains(&"doubt".into()), "before the answer: {told:?}");
+        assert_eq!((metrics.task_restarts("sqlite-writer").get(), metrics.tasks_down.get()), (1, 1));
+        assert_eq!(store.find("a", 1).await.unwrap(), None);
+        assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
     }
 
     /// Lets the thread that was held up go on when it is dropped.
