@@ -1,11 +1,12 @@
 //! Background tasks: one that panics is logged, counted and restarted. The service is not ready while one is down.
 //!
-//! A [`Task`] stands for a thread as well, which restarts its own work: it calls [`Task::down`] and [`Task::up`].
+//! A [`Task`] stands for a thread as well, which restarts its own work: it runs each turn of its loop in [`Task::turn`].
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
@@ -19,7 +20,7 @@ use crate::telemetry::Metrics;
 const PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How long a restarted task must run until it counts as up.
-const STEADY: Duration = Duration::from_secs(1);
+pub(crate) const STEADY: Duration = Duration::from_secs(1);
 
 /// A background task or thread.
 pub struct Task {
@@ -28,6 +29,8 @@ pub struct Task {
     /// How many tasks of this process are down.
     all_down: Gauge,
     is_down: AtomicBool,
+    /// When a turn last panicked.
+    panicked: Mutex<Option<Instant>>,
 }
 
 impl Task {
@@ -35,7 +38,7 @@ impl Task {
     #[must_use]
     pub fn new(name: &'static str, metrics: &Metrics) -> Self {
         let (restarts, all_down) = (metrics.task_restarts(name), metrics.tasks_down.clone());
-        Self { name, restarts, all_down, is_down: AtomicBool::new(false) }
+        Self { name, restarts, all_down, is_down: AtomicBool::new(false), panicked: Mutex::default() }
     }
 
     /// Spawns a task that runs `work`, as [`Task::run`] does.
@@ -67,6 +70,31 @@ impl Task {
             sleep(pause).await;
             pause = (2 * pause).min(MAX_PAUSE);
         }
+    }
+
+    /// Runs one turn of a thread's loop. Returns `None` if it panicked: then the task is down until a turn ends that
+    /// succeeds a second or more after the last panic. The loop goes on at once, so each turn has to wait for something.
+    pub fn turn<T>(&self, turn: impl FnOnce() -> T) -> Option<T> {
+        let turned = catch_unwind(AssertUnwindSafe(turn)).ok();
+        let panicked = || self.panicked.lock().unwrap_or_else(PoisonError::into_inner);
+        if turned.is_none() {
+            *panicked() = Some(Instant::now());
+            self.down();
+        } else if self.is_down() && panicked().is_none_or(|at| at.elapsed() >= STEADY) {
+            self.up();
+        }
+        turned
+    }
+
+    /// The task caught a panic, and goes on without a restart: logs it, and counts it like a restart.
+    pub fn caught_panic(&self) {
+        self.restarts.inc();
+        tracing::error!(task = self.name, "a background task caught a panic");
+    }
+
+    /// Returns whether the task panicked and is not up again.
+    pub fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
     }
 
     /// The task panicked and will be restarted: logs and counts it. The service is not ready until [`Task::up`].
@@ -178,12 +206,22 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_says_itself_whether_it_is_up() {
+    fn a_thread_is_down_until_its_turns_are_steady() {
         let metrics = Metrics::new();
         let task = Task::new("test", &metrics);
-        std::thread::scope(|scope| scope.spawn(|| (task.down(), task.down())).join()).unwrap();
-        assert_eq!(state(&metrics), (1, 2));
-        std::thread::scope(|scope| scope.spawn(|| (task.up(), task.up())).join()).unwrap();
+        assert_eq!(task.turn(|| 1), Some(1));
+        assert_eq!((task.is_down(), state(&metrics)), (false, (0, 0)));
+        let began = Instant::now();
+        for panics in 1..3 {
+            assert_eq!(task.turn(|| -> u32 { panic!("this is meant") }), None);
+            assert_eq!((task.is_down(), state(&metrics)), (true, (1, panics)));
+        }
+        while task.is_down() {
+            assert_eq!(task.turn(|| std::thread::sleep(Duration::from_millis(1))), Some(()));
+        }
+        assert!(began.elapsed() >= STEADY);
         assert_eq!(state(&metrics), (0, 2));
+        task.caught_panic();
+        assert_eq!((task.is_down(), state(&metrics)), (false, (0, 3)));
     }
 }

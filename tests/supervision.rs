@@ -19,7 +19,7 @@ use sessiond::clock::{BootInstant, Clock};
 use sessiond::config::{Config, Server};
 use sessiond::server::{self, Listener};
 use sessiond::session::Sessions;
-use sessiond::store::{self, Keyspace, Watcher};
+use sessiond::store::{self, Entry, Insertion, Keyspace, Watcher};
 use sessiond::telemetry::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
@@ -207,6 +207,43 @@ async fn the_tracker_is_restarted_and_the_near_cache_doubts_at_once() {
     until(|| metrics.text().contains(restarts)).await.expect("the tracker panicked");
     assert!(watcher.doubts.load(Ordering::SeqCst) > 0, "before the restart");
     until(|| watcher.proofs.load(Ordering::SeqCst) > 2).await.expect("it follows Redis again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlites_writer_survives_the_near_cache_which_doubts_at_once() {
+    let _alone = ALONE.lock().await;
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let url = format!("sqlite:{}", folder.path().join("test.db").display()).parse().unwrap();
+    let store = store::open_supervised(&url, &Keyspace::default(), &metrics).await.unwrap();
+    let watcher = Arc::new(Fragile::default());
+    store.watch(Arc::clone(&watcher) as _);
+    let has = |sample: &str| metrics.text().contains(sample);
+    let restarted = until(|| has("sessiond_task_restarts_total{task=\"sqlite-writer\"} 1\n")).await;
+    restarted.expect("the writer panicked");
+    until(|| watcher.doubts.load(Ordering::SeqCst) > 0).await.expect("the near-cache doubts");
+    let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
+    assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
+    until(|| watcher.proofs.load(Ordering::SeqCst) > 2).await.expect("it follows the file again");
+    until(|| has("sessiond_tasks_down 0\n")).await.expect("the writer is up");
+    assert!(has("sessiond_task_restarts_total{task=\"sqlite-writer\"} 1\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlites_writer_is_restarted() {
+    let _alone = ALONE.lock().await;
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("test.db");
+    let service = Service::on(&format!("sqlite:{}", database.display())).await;
+    service.until_ready_is("200 OK").await;
+    arm("the SQLite file is not used any more");
+    std::fs::remove_file(database).unwrap();
+    service.until_ready_is("\"code\":\"task-down\"").await;
+    assert!(service.has("sessiond_task_restarts_total{task=\"sqlite-writer\"} 1"));
+    assert!(service.has("sessiond_tasks_down 1"));
+    // The writer is up, and the file is lost.
+    service.until_ready_is("\"code\":\"store-unavailable\"").await;
+    assert!(service.has("sessiond_tasks_down 0"));
 }
 
 /// Restores the limit of open files when it is dropped.

@@ -237,7 +237,7 @@ pub async fn open(url: &StoreUrl, keyspace: &Keyspace) -> Result<Arc<dyn Store>>
 /// As [`open`].
 pub async fn open_supervised(url: &StoreUrl, keyspace: &Keyspace, metrics: &Arc<Metrics>) -> Result<Arc<dyn Store>> {
     Ok(match url {
-        StoreUrl::Sqlite(path) => Arc::new(Sqlite::open(path)?),
+        StoreUrl::Sqlite(path) => Arc::new(Sqlite::open(path, metrics)?),
         StoreUrl::Redis(target) => Arc::new(Redis::open(target, keyspace, metrics).await?),
     })
 }

@@ -6,8 +6,10 @@
 
 mod health;
 mod identity;
+mod queue;
 mod reserve;
 mod survey;
+mod worker;
 mod writer;
 
 use std::fs::OpenOptions;
@@ -16,10 +18,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::bounded;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
@@ -27,12 +29,15 @@ pub(super) use self::survey::SqliteSurvey;
 
 use self::health::Health;
 use self::identity::Identity;
+use self::queue::{Queue, stopped};
 use self::reserve::Reserve;
+use self::worker::Worker;
 use self::writer::{Log, Watched, WriteJob, Writer, checkpoint};
 use super::{
     Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
 };
 use crate::clock::Ms;
+use crate::telemetry::Metrics;
 
 /// Every schema change, in order; the `user_version` of a file is how many were applied.
 const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql")];
@@ -40,9 +45,6 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql"
 const FIND: &str = "select record, expires_at from sessions where id = ? and expires_at > ?";
 
 const READERS: usize = 2;
-/// How many calls may wait for a thread; the next one is refused. The largest `--max-in-flight`, which is what bounds them:
-/// no call that was let in is refused here, and one that waits too long is told so at its deadline.
-const QUEUE: usize = 1_000_000;
 /// How many expired rows one write purges while the disk is full.
 const PURGE: usize = 100;
 /// How long to wait for another process's write; within the deadline of a call.
@@ -55,8 +57,8 @@ const WRITER_CACHE: u32 = 4 * 1024;
 
 /// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
 pub struct Sqlite {
-    reads: Sender<ReadJob>,
-    writes: Sender<Box<dyn WriteJob>>,
+    reads: Queue<ReadJob>,
+    writes: Queue<Box<dyn WriteJob>>,
     health: Arc<Health>,
     watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
     threads: Vec<JoinHandle<()>>,
@@ -64,19 +66,21 @@ pub struct Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        (self.reads, self.writes) = (bounded(0).0, bounded(0).0);
+        // Without a sender the threads end.
+        (self.reads, self.writes) = (Queue::new().0, Queue::new().0);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
-type ReadJob = Box<dyn FnOnce(&Connection, &Health) + Send>;
+type ReadJob = Box<dyn FnOnce(&Connection, &Worker) + Send>;
 
 impl Sqlite {
-    /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date.
+    /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date. Panics in the store's threads are
+    /// counted in `metrics`, which also say whether one is down.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the file cannot be opened, is no database, or was made by a newer version.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, metrics: &Metrics) -> Result<Self> {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
         // Never one that is there: to close it would end the locks of others in this process on it.
         match OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
@@ -87,13 +91,15 @@ impl Sqlite {
         let mut writer = connect(WRITER_CACHE)?;
         migrate(&mut writer).map_err(|error| named(&error))?;
         let health = Arc::<Health>::default();
-        let (reads, read_jobs) = unbounded::<ReadJob>();
-        let (writes, write_jobs) = unbounded();
+        let (reads, read_jobs) = Queue::<ReadJob>::new();
+        let (writes, write_jobs) = Queue::new();
         let (calls, called) = bounded(1);
         let mut threads = Vec::with_capacity(READERS + 2);
         for _ in 0..READERS {
-            let (reader, jobs, health) = (connect(READER_CACHE)?, read_jobs.clone(), Arc::clone(&health));
-            threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader, &health)))?);
+            let (reader, queued) = (connect(READER_CACHE)?, read_jobs.clone());
+            let worker = Worker::new("sqlite-reader", &health, metrics);
+            let run = move || worker.take_jobs(&queued, |queued| (queued.job)(&reader, &worker));
+            threads.push(spawn("sqlite-reader", run)?);
         }
         let watcher = Arc::default();
         let checkpointer = connect(WRITER_CACHE)?;
@@ -101,17 +107,19 @@ impl Sqlite {
         let writer = Writer {
             path: path.to_owned(),
             connection: writer,
-            health: Arc::clone(&health),
+            worker: Arc::new(Worker::new("sqlite-writer", &health, metrics)),
             identity: Identity::of(path).map_err(|error| named(&error))?,
             reserve: Reserve::new(path),
             watched: Watched::new(Arc::clone(&watcher)),
             log,
+            group: Vec::new(),
+            looked: Instant::now(),
         };
         // Before the first call, which would wait for it.
         writer.look_for_room();
         threads.push(spawn("sqlite-writer", move || writer.run(&write_jobs))?);
-        let noted = Arc::clone(&health);
-        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &noted))?);
+        let worker = Worker::new("sqlite-checkpointer", &health, metrics);
+        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &worker))?);
         Ok(Self { reads, writes, health, watcher, threads })
     }
 
@@ -119,50 +127,63 @@ impl Sqlite {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.query(0, query).await
+    }
+
+    /// Runs `query`, which contains `bytes` of ids if they are many.
+    async fn query<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let job: ReadJob = Box::new(move |connection, health| {
+        let job: ReadJob = Box::new(move |connection, worker| {
             if !answer.is_closed() {
-                let _ = answer.send(health.run(|| query(connection)));
+                let _ = answer.send(worker.run(|| query(connection)));
             }
         });
         within(deadline(), async {
             self.health.check()?;
-            enqueue(&self.reads, job)?;
+            self.reads.push(job, bytes)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
     }
 
-    /// Makes a change to the entries called `ids`.
+    /// Changes the entries `ids`. `change` contains `bytes` of records.
     async fn write<T: Send + 'static>(
         &self,
         ids: &[&str],
+        bytes: usize,
         change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change(ids, false, change).await
+        self.change(ids, bytes, false, change).await
     }
 
-    /// Makes a change that only removes.
+    /// Makes a change that only removes. `change` contains `bytes` of records.
     async fn free<T: Send + 'static>(
         &self,
         ids: &[&str],
+        bytes: usize,
         change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change(ids, true, change).await
+        self.change(ids, bytes, true, change).await
     }
 
     async fn change<T: Send + 'static>(
         &self,
         ids: &[&str],
+        bytes: usize,
         frees: bool,
         change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let ids = ids.iter().copied().map(str::to_owned).collect();
+        let ids: Vec<_> = ids.iter().copied().map(str::to_owned).collect();
+        let bytes = bytes + ids.iter().map(String::len).sum::<usize>();
         let job = Write { ids, frees, change, outcome: None, answer, watcher: Arc::clone(&self.watcher) };
         within(deadline(), async {
             self.health.check()?;
-            enqueue(&self.writes, Box::new(job) as Box<dyn WriteJob>)?;
+            self.writes.push(Box::new(job), bytes)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
@@ -171,7 +192,7 @@ impl Sqlite {
     async fn put(&self, id: &str, expected: &[u8], entry: Entry<'_>, now: Ms) -> Result<Outcome> {
         let (expected, record) = (expected.to_owned(), entry.record.to_owned());
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(&[id], move |db, ids| {
+        self.write(&[id], expected.len() + record.len(), move |db, ids| {
             let sql = "update sessions set record = ?, user_id = ?, expires_at = ? where id = ? and record = ? and expires_at > ?";
             let applied = execute(db, sql, params![record, user_id, expires_at, ids[0], expected, now])? == 1;
             outcome(db, applied, &ids[0], now)
@@ -203,8 +224,8 @@ where
         self.answer.is_closed()
     }
 
-    fn apply(&mut self, connection: &Connection, health: &Health) {
-        self.outcome = Some(health.run(|| (self.change)(connection, &self.ids)));
+    fn apply(&mut self, connection: &Connection, worker: &Worker) {
+        self.outcome = Some(worker.run(|| (self.change)(connection, &self.ids)));
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
@@ -223,7 +244,7 @@ impl Store for Sqlite {
     async fn insert(&self, id: &str, entry: Entry<'_>, now: Ms) -> Result<Insertion> {
         let record = entry.record.to_owned();
         let (user_id, expires_at) = (entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(&[id], move |db, ids| {
+        self.write(&[id], record.len(), move |db, ids| {
             // An expired row that was not purged yet is no entry, and gives way.
             let sql = "insert into sessions (id, record, user_id, expires_at) values (?1, ?2, ?3, ?4)
                        on conflict (id) do update set record = ?2, user_id = ?3, expires_at = ?4
@@ -241,7 +262,7 @@ impl Store for Sqlite {
 
     async fn find_many(&self, ids: &[&str], now: Ms) -> Result<Vec<Option<Found>>> {
         let (number, ids) = (ids.len(), serde_json::to_string(ids).unwrap_or_default());
-        self.read(move |db| {
+        self.query(ids.len(), move |db| {
             // One statement; `cross join` has SQLite go through the ids, and look each up.
             let sql = "select record, expires_at, key from json_each(?1)
                        cross join sessions on sessions.id = value and expires_at > ?2";
@@ -267,7 +288,7 @@ impl Store for Sqlite {
     }
 
     async fn remove(&self, ids: &[&str], _user_id: Option<&str>, now: Ms) -> Result<usize> {
-        self.free(ids, move |db, ids| {
+        self.free(ids, 0, move |db, ids| {
             // Expired by this process's clock or not: by another's it may be live.
             let mut delete = db.prepare_cached("delete from sessions where id = ? returning expires_at > ?")?;
             let live = |id| delete.query_row(params![id, now], |row| row.get::<_, bool>(0)).optional();
@@ -279,7 +300,7 @@ impl Store for Sqlite {
 
     async fn remove_if(&self, id: &str, expected: &[u8], _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
         let expected = expected.to_owned();
-        self.free(&[id], move |db, ids| {
+        self.free(&[id], expected.len(), move |db, ids| {
             let sql = "delete from sessions where id = ? and record = ? and expires_at > ?";
             let applied = execute(db, sql, params![ids[0], expected, now])? == 1;
             outcome(db, applied, &ids[0], now)
@@ -299,7 +320,7 @@ impl Store for Sqlite {
         let (expected, new_id) = (expected.to_owned(), new_id.to_owned());
         let (record, user_id, expires_at) =
             (entry.record.to_owned(), entry.user_id.map(str::to_owned), entry.expires_at);
-        self.write(&[id], move |db, ids| {
+        self.write(&[id], expected.len() + record.len(), move |db, ids| {
             let sql = "update sessions set id = ?, record = ?, user_id = ?, expires_at = ?
                        where id = ? and record = ? and expires_at > ?";
             let applied = execute(db, sql, params![new_id, record, user_id, expires_at, ids[0], expected, now])? == 1;
@@ -343,7 +364,7 @@ impl Store for Sqlite {
             while purged < limit {
                 let most = i64::try_from(step).unwrap_or(i64::MAX);
                 // Nothing is told of: what has expired is as missing as before.
-                let rows = self.free(&[], move |db, _| execute(db, sql, params![now, most])).await?;
+                let rows = self.free(&[], 0, move |db, _| execute(db, sql, params![now, most])).await?;
                 purged += rows;
                 if rows < step {
                     break;
@@ -359,7 +380,7 @@ impl Store for Sqlite {
         self.health.ready()?;
         self.read(|db| db.prepare_cached("select 1 from sessions limit 1")?.exists([]).map(drop)).await?;
         let due = self.health.probe_is_due();
-        self.write(&[], move |db, _| if due { rewrite_version(db) } else { Ok(()) }).await
+        self.write(&[], 0, move |db, _| if due { rewrite_version(db) } else { Ok(()) }).await
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
@@ -368,7 +389,7 @@ impl Store for Sqlite {
             let (answer, change) = (oneshot::channel().0, |_: &Connection, _: &[String]| Ok(()));
             let watcher = Arc::clone(&self.watcher);
             let job = Write { ids: Vec::new(), frees: true, change, outcome: None, answer, watcher };
-            let _ = self.writes.send(Box::new(job));
+            let _ = self.writes.push(Box::new(job), 0);
         }
     }
 }
@@ -435,14 +456,6 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     thread.map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
 }
 
-/// Hands a call to a thread.
-fn enqueue<T>(queue: &Sender<T>, job: T) -> Result<()> {
-    if queue.len() >= QUEUE {
-        return Err(Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already")));
-    }
-    queue.send(job).map_err(|_| stopped())
-}
-
 /// Writes a page as it was: the smallest change that is committed. It is read in the same transaction, for a newer version's
 /// migration may have changed it.
 fn rewrite_version(db: &Connection) -> rusqlite::Result<()> {
@@ -455,10 +468,6 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-fn stopped() -> Error {
-    Error::Unavailable("the SQLite thread has stopped".into())
 }
 
 /// What SQLite says, and what to do about it where it does not say so itself.
@@ -495,28 +504,246 @@ impl From<rusqlite::Error> for Error {
 mod tests {
     use std::sync::mpsc;
 
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, join_all};
+
     use super::*;
 
     fn store() -> (Arc<Sqlite>, tempfile::TempDir) {
+        counted_store(&Metrics::new())
+    }
+
+    fn counted_store(metrics: &Metrics) -> (Arc<Sqlite>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        (Arc::new(Sqlite::open(&folder.path().join("test.db")).unwrap()), folder)
+        (Arc::new(Sqlite::open(&folder.path().join("test.db"), metrics).unwrap()), folder)
     }
 
     #[tokio::test]
-    async fn a_panic_ends_no_thread() {
-        let (store, _folder) = store();
+    async fn a_panic_in_a_call_ends_no_thread_and_is_counted() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
         // Without the hook, which takes longer to print a backtrace than a call may take.
         let panic = || std::panic::resume_unwind(Box::new("this test wants it"));
         // More often than there are threads.
         for _ in 0..4 {
             let read = store.read(move |_| -> rusqlite::Result<()> { panic() }).await;
             assert!(matches!(read, Err(Error::Unexpected(_))), "{read:?}");
-            let write = store.write(&["a"], move |_, _| -> rusqlite::Result<()> { panic() }).await;
+            let write = store.write(&["a"], 0, move |_, _| -> rusqlite::Result<()> { panic() }).await;
             assert!(matches!(write, Err(Error::Unexpected(_))), "{write:?}");
         }
         let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
         assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
         assert_eq!(store.find("a", 1).await.unwrap().unwrap().record, b"one");
+        let panics = ["sqlite-reader", "sqlite-writer"].map(|thread| metrics.task_restarts(thread).get());
+        assert_eq!((panics, metrics.tasks_down.get()), ([4, 4], 0));
+    }
+
+    /// Outside of its call to SQLite, where no error can be answered.
+    #[tokio::test]
+    async fn a_reader_that_panics_is_down_and_goes_on() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        for _ in 0..2 * READERS {
+            let panic: ReadJob = Box::new(|_, _| std::panic::resume_unwind(Box::new("this test wants it")));
+            store.reads.push(panic, 0).unwrap();
+        }
+        store.read(|_| Ok(())).await.unwrap();
+        let (restarts, down) = (metrics.task_restarts("sqlite-reader"), &metrics.tasks_down);
+        let until = async |condition: &dyn Fn() -> bool| {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = Duration::from_secs(10);
+        tokio::time::timeout(patience, until(&|| restarts.get() == 4)).await.expect("each panic is counted");
+        assert!(down.get() > 0);
+        // Without any further call.
+        tokio::time::timeout(patience, until(&|| down.get() == 0)).await.expect("the readers are up");
+        store.read(|_| Ok(())).await.unwrap();
+    }
+
+    /// Notes what it is told, and panics when it is told of the entry "panic".
+    #[derive(Default)]
+    struct Notes(std::sync::Mutex<Vec<String>>);
+
+    impl Watcher for Notes {
+        fn changed(&self, id: &str) {
+            self.0.lock().unwrap().push(id.into());
+            if id == "panic" {
+                std::panic::resume_unwind(Box::new("this test wants it"));
+            }
+        }
+
+        fn doubt(&self) {
+            self.0.lock().unwrap().push("doubt".into());
+        }
+
+        fn current(&self, _: crate::clock::BootInstant) {}
+
+        fn max_staleness(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_panics_is_told_to_doubt() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        let notes = Arc::new(Notes::default());
+        store.watch(Arc::clone(&notes) as _);
+        // After the first beat, which doubts.
+        store.write(&["before"], 0, |_, _| Ok(())).await.unwrap();
+        store.write(&["panic"], 0, |_, _| Ok(())).await.unwrap_err();
+        store.write(&["after"], 0, |_, _| Ok(())).await.unwrap();
+        let told = notes.0.lock().unwrap().clone();
+        let [panic, after] = ["panic", "after"].map(|id| told.iter().position(|told| told == id).unwrap());
+        assert_eq!(told[panic + 1], "doubt", "{told:?}");
+        assert!(after > panic);
+        assert_eq!(metrics.task_restarts("sqlite-writer").get(), 1);
+    }
+
+    /// Panics outside of its call to SQLite.
+    struct Panics;
+
+    impl WriteJob for Panics {
+        fn frees(&self) -> bool {
+            true
+        }
+
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+
+        fn apply(&mut self, _: &Connection, _: &Worker) {
+            std::panic::resume_unwind(Box::new("this test wants it"));
+        }
+
+        fn answer(self: Box<Self>, _: Result<()>) {}
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_commits_nothing_and_answers_at_once() {
+        let metrics = Metrics::new();
+        let (store, _folder) = counted_store(&metrics);
+        let notes = Arc::new(Notes::default());
+        store.watch(Arc::clone(&notes) as _);
+        let stalled = stall_writer(&store).await;
+        let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
+        let mut insert = store.insert("a", entry, 1);
+        assert!((&mut insert).now_or_never().is_none());
+        store.writes.push(Box::new(Panics), 0).unwrap();
+        notes.0.lock().unwrap().clear();
+        drop(stalled);
+        let Err(Error::Unexpected(why)) = insert.await else { panic!("it was not committed") };
+        assert_eq!(why, "the SQLite writer panicked");
+        let told = notes.0.lock().unwrap().clone();
+        assert!(told.contains(&"a".into()) && told.contains(&"doubt".into()), "before the answer: {told:?}");
+        assert_eq!((metrics.task_restarts("sqlite-writer").get(), metrics.tasks_down.get()), (1, 1));
+        assert_eq!(store.find("a", 1).await.unwrap(), None);
+        assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
+    }
+
+    /// Lets the thread that was held up go on when it is dropped.
+    type Stall = mpsc::Sender<()>;
+
+    /// Returns what holds up a thread, and what tells when it is held up.
+    fn stall() -> (Stall, oneshot::Receiver<()>, impl Fn() + Send) {
+        let (go_on, may_go_on) = mpsc::channel();
+        let (has_begun, begun) = oneshot::channel();
+        let channels = std::sync::Mutex::new(Some((has_begun, may_go_on)));
+        let wait = move || {
+            let (has_begun, may_go_on) = channels.lock().unwrap().take().unwrap();
+            has_begun.send(()).unwrap();
+            let _ = may_go_on.recv();
+        };
+        (go_on, begun, wait)
+    }
+
+    async fn stall_writer(store: &Arc<Sqlite>) -> Stall {
+        let ((stall, begun, wait), store) = (stall(), Arc::clone(store));
+        let write = move |_: &Connection, _: &[String]| {
+            wait();
+            Ok(())
+        };
+        tokio::spawn(async move { store.write(&[], 0, write).await });
+        begun.await.unwrap();
+        stall
+    }
+
+    async fn stall_reader(store: &Arc<Sqlite>) -> Stall {
+        let ((stall, begun, wait), store) = (stall(), Arc::clone(store));
+        let read = move |_: &Connection| {
+            wait();
+            Ok(())
+        };
+        tokio::spawn(async move { store.read(read).await });
+        begun.await.unwrap();
+        stall
+    }
+
+    /// Makes `number` calls whose callers leave at once. Returns how many of them were queued.
+    fn count_queued<T>(number: usize, call: impl Fn(usize) -> BoxFuture<'static, Result<T>>) -> usize {
+        let queued = |number| match call(number).now_or_never() {
+            None => true,
+            Some(Err(Error::Unavailable(why))) if why.contains("waiting") => false,
+            Some(Err(error)) => panic!("{error}"),
+            Some(Ok(_)) => panic!("the thread is not held up"),
+        };
+        (0..number).map(queued).filter(|queued| *queued).count()
+    }
+
+    /// A stalled disk must not fill the memory with the records of callers who have gone.
+    #[tokio::test]
+    async fn what_waits_for_a_stalled_disk_is_bounded_in_bytes() {
+        let (store, _folder) = store();
+        let stalled = [stall_writer(&store).await, stall_reader(&store).await, stall_reader(&store).await];
+        let replace = |number: usize| {
+            let store = Arc::clone(&store);
+            let replace = async move {
+                let record = vec![b'x'; 1 << 20];
+                let entry = Entry { record: &record, user_id: None, expires_at: 2 };
+                store.replace(&number.to_string(), &record, entry, 1).await
+            };
+            replace.boxed()
+        };
+        assert_eq!(count_queued(100, replace), 31, "2 MiB each, and the id");
+        let id = "x".repeat(1 << 10);
+        let find_many = |_| {
+            let (store, id) = (Arc::clone(&store), id.clone());
+            async move { store.find_many(&[id.as_str(); 1 << 10], 1).await }.boxed()
+        };
+        assert_eq!(count_queued(100, find_many), 63, "1 MiB each, and the syntax of JSON");
+        drop(stalled);
+        // After them in the queues.
+        store.write(&[], 0, |_, _| Ok(())).await.unwrap();
+        store.read(|_| Ok(())).await.unwrap();
+        let record = vec![b'x'; 1 << 20];
+        let inserts = join_all((0..40).map(|number| {
+            let (store, record) = (Arc::clone(&store), &record);
+            async move { store.insert(&number.to_string(), Entry { record, user_id: None, expires_at: 2 }, 1).await }
+        }));
+        assert!(inserts.await.iter().all(|inserted| !is_refused(inserted)), "the queue has room again");
+    }
+
+    fn is_refused<T>(answer: &Result<T>) -> bool {
+        answer.as_ref().is_err_and(|error| error.to_string().contains("waiting"))
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_stalled_disk_is_bounded_in_number() {
+        let (store, _folder) = store();
+        let stalled = [stall_writer(&store).await, stall_reader(&store).await, stall_reader(&store).await];
+        let remove = |_| {
+            let store = Arc::clone(&store);
+            async move { store.remove(&["a"], None, 1).await }.boxed()
+        };
+        let find = |_| {
+            let store = Arc::clone(&store);
+            async move { store.find("a", 1).await }.boxed()
+        };
+        assert_eq!(count_queued(65_636, remove), 65_536);
+        assert_eq!(count_queued(65_636, find), 65_536);
+        drop(stalled);
     }
 
     /// The caller was told that it did not work out, so a write is not committed when that is known before the commit.
@@ -537,7 +764,7 @@ mod tests {
                     may_go_on.recv().unwrap();
                     Ok(inserted)
                 };
-                store.write(&["ghost"], change).await
+                store.write(&["ghost"], 0, change).await
             }
         });
         begun.await.unwrap();
@@ -545,7 +772,7 @@ mod tests {
         assert!(writing.await.unwrap_err().is_cancelled());
         go_on.send(()).unwrap();
         // After it in the queue.
-        store.write(&[], |_, _| Ok(())).await.unwrap();
+        store.write(&[], 0, |_, _| Ok(())).await.unwrap();
         assert_eq!(store.find("ghost", 1).await.unwrap(), None);
     }
 }

@@ -178,13 +178,19 @@ fn a_redis_url_says_user_password_and_database() {
 
 #[test]
 fn background_tasks_are_supervised() {
+    fn check(server: &Sessiond, tasks: &[&str]) {
+        let metrics = server.curl("/metrics", &[]);
+        for task in tasks {
+            let sample = format!("sessiond_task_restarts_total{{task=\"{task}\"}} 0\n");
+            assert!(metrics.contains(&sample), "no {sample} in {metrics}");
+        }
+        assert!(metrics.contains("sessiond_tasks_down 0\n"), "{metrics}");
+    }
     let redis = RedisServer::start();
     let folder = tempfile::tempdir().unwrap();
-    let server = Sessiond::start(folder.path(), &["--store", &redis.url(), "--secret", SECRET, "--cache", "1MiB"]);
-    let metrics = server.curl("/metrics", &[]);
-    for task in ["accept", "purge", "reload", "redis-connection", "redis-tracker"] {
-        let sample = format!("sessiond_task_restarts_total{{task=\"{task}\"}} 0\n");
-        assert!(metrics.contains(&sample), "no {sample} in {metrics}");
-    }
-    assert!(metrics.contains("sessiond_tasks_down 0\n"), "{metrics}");
+    let on_redis = ["--store", &redis.url(), "--secret", SECRET, "--cache", "1MiB"];
+    let server = Sessiond::start(folder.path(), &on_redis);
+    check(&server, &["accept", "purge", "reload", "redis-connection", "redis-tracker"]);
+    let server = Sessiond::start(folder.path(), &[]);
+    check(&server, &["accept", "purge", "reload", "sqlite-writer", "sqlite-reader", "sqlite-checkpointer"]);
 }

@@ -1,6 +1,5 @@
 //! Whether the file can be used, as its threads tell each other and callers.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -98,14 +97,6 @@ impl Health {
             *probed = Some(Instant::now());
         }
         due
-    }
-
-    /// Runs a call to SQLite, and notes what its error says about the file. A panic is an error: it ends no thread.
-    pub(super) fn run<T>(&self, call: impl FnOnce() -> rusqlite::Result<T>) -> Result<T> {
-        match catch_unwind(AssertUnwindSafe(call)) {
-            Ok(answer) => answer.map_err(|error| self.note(error)),
-            Err(_) => Err(Error::Unexpected("a call to SQLite panicked".into())),
-        }
     }
 
     /// Notes what an error says about the file.
