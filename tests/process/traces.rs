@@ -22,6 +22,7 @@ fn a_log_line_names_the_request_and_its_trace() {
         assert_eq!(line[field], value, "{line}");
     }
     assert_eq!(line["status"], 401);
+    assert!(line["duration_ms"].is_u64(), "{line}");
 }
 
 #[cfg(feature = "otlp")]
