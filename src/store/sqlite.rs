@@ -4,6 +4,7 @@
 //! each is answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
 //! may lose the last ones. Other processes may open the same file.
 
+mod ownership;
 mod survey;
 mod writer;
 
@@ -69,6 +70,7 @@ impl Sqlite {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600).open(path).map_err(|error| named(&error))?;
+        ownership::check(path).map_err(|error| named(&error))?;
         let connect = |cache| connect(path, cache).map_err(|error| named(&error));
         let mut writer = connect(WRITER_CACHE)?;
         migrate(&mut writer).map_err(|error| named(&error))?;
