@@ -14,5 +14,6 @@ mod readme;
 mod redis_server;
 mod secrecy;
 mod sessiond;
+mod start;
 mod stderr;
 mod traces;
