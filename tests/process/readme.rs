@@ -136,4 +136,36 @@ fn every_flag_that_the_readme_names_is_there() {
         words.filter(|word| word.starts_with("SESSIOND_") && *word != "SESSIOND_PORT").map(str::to_owned).collect()
     };
     assert_eq!(named(sample), named(&help), ".env.sample has every variable of --help, and no other");
+    // SESSIOND_SECRET is required there, and the two exclude each other.
+    let mut compose = passed_by_compose();
+    assert!(compose.insert("SESSIOND_SECRET_FILE".into()), "the Compose file passes one of the two");
+    assert_eq!(compose, named(&help), "docker-compose.yml passes every variable of --help, and no other");
+}
+
+/// The variables that docker-compose.yml sets for the service, or passes on to it.
+fn passed_by_compose() -> BTreeSet<String> {
+    let compose = include_str!("../../docker-compose.yml");
+    let service = compose.split_once("\n  sessiond:\n").unwrap().1;
+    let environment = service.split_once("\n    environment:\n").unwrap().1;
+    let lines = environment.lines().take_while(|line| line.starts_with("      "));
+    let names = lines.map(str::trim).filter(|line| !line.starts_with('#')).map(|line| line.split_once(':').unwrap().0);
+    names.map(str::to_owned).collect()
+}
+
+/// The Compose file passes --otlp-endpoint on, which a build without the feature refuses.
+#[test]
+fn the_image_is_built_with_what_the_compose_file_offers() {
+    let dockerfile = include_str!("../../Dockerfile");
+    let builds: Vec<_> = dockerfile.lines().filter(|line| line.contains("cargo build")).collect();
+    assert!(!builds.is_empty() && builds.iter().all(|line| line.contains("--features otlp")), "{builds:?}");
+}
+
+#[test]
+fn a_file_that_holds_a_secret_is_made_private() {
+    for text in [README, include_str!("../../docker-compose.yml"), include_str!("../../.env.sample")] {
+        for line in text.lines().filter(|line| line.contains("> .env") || line.contains("secret >")) {
+            assert!(line.contains("(umask 077; "), "{line}");
+        }
+    }
+    assert!(README.contains("> .env"));
 }
