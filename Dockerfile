@@ -33,7 +33,7 @@ RUN groupadd --gid 10001 sessiond \
 COPY --from=build /build/target/release/sessiond /usr/local/bin/sessiond
 USER 10001:10001
 WORKDIR /data
-# All that is ever written: the SQLite database and the secret beside it. With Redis, nothing is.
+# All that is ever written: the SQLite database, its reserve and the secret beside it. With Redis, nothing is.
 VOLUME /data
 # It refuses to start on this address until it is told that only backends can reach it (SESSIOND_ALLOW_NO_KEY=true):
 # whoever runs the image knows that; the image does not.

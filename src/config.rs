@@ -66,10 +66,16 @@ pub struct Server {
     /// localhost:PORT, or unix:PATH
     #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
     pub ops_addr: Option<Listen>,
+    /// Host name that requests may be for, besides localhost and addresses, where --listen or --ops-addr is a loopback
+    /// address and needs no key. Repeat it, or put commas between; * allows any. Other names are answered 421, because a
+    /// web page can point its own name at this machine (DNS rebinding)
+    #[arg(long, env = "SESSIOND_ALLOWED_HOST", value_delimiter = ',', value_name = "HOST")]
+    pub allowed_host: Vec<String>,
     /// Connections that may be open at once; more wait to be accepted
     #[arg(long, env = "SESSIOND_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
-    /// Requests that may be in work at once; more are answered 503
+    /// Requests that may be in progress at once, until their answers are sent; more are answered 503. Requests that need
+    /// no key are counted on their own
     #[arg(long, env = "SESSIOND_MAX_IN_FLIGHT", default_value_t = 4_096, value_name = "N")]
     pub max_in_flight: usize,
     /// How long a request's head, and then its body, may take to arrive, and an answer to be read
@@ -284,6 +290,11 @@ impl Server {
             if !(1..=1_000_000).contains(&value) {
                 return Err(format!("{flag} is {value}: use 1 to 1000000"));
             }
+        }
+        // An empty variable is none.
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if let Some(name) = self.allowed_host.iter().find(|name| *name != "*" && !is_name(name)) {
+            return Err(format!("--allowed-host {name}: write a host name alone, as in gate.example.com, or *"));
         }
         bounds("--read-timeout", self.read_timeout, 100, 600_000)?;
         bounds("--keep-alive-timeout", self.keep_alive_timeout, 100, 3_600_000)?;

@@ -63,6 +63,8 @@ pub enum Unopened {
     Absent,
     /// There is one, and no secret of ours has signed it.
     BadSignature,
+    /// There are more of them than may be looked at.
+    TooMany,
 }
 
 /// An id may be printed; how it was signed says nothing worth printing.
@@ -125,17 +127,34 @@ impl Signer {
             .ok_or(unopened)
     }
 
-    /// The same for text that is a cookie's bare value, as stored by the browser, or else a whole `Cookie` header.
+    /// The same for text that is a cookie's bare value, as stored by the browser, or else a whole `Cookie` header. `left`
+    /// is how many cookies may still be looked at; those that were are subtracted.
     ///
     /// # Errors
-    /// As [`Signer::open`].
-    pub fn open_text(&self, text: &str, name: &str) -> Result<Verified, Unopened> {
+    /// As [`Signer::open`]; [`Unopened::TooMany`] if more than `left` would have to be looked at.
+    pub fn open_text(&self, text: &str, name: &str, left: &mut usize) -> Result<Verified, Unopened> {
         let text = text.trim_ascii().as_bytes();
         let is_bare = ["s:", "s%3A", "s%3a", "\"s"].iter().any(|start| text.starts_with(start.as_bytes()));
-        if is_bare {
-            return self.verify(&decode(text)).ok_or(Unopened::BadSignature);
+        let candidates: &mut dyn Iterator<Item = _> = if is_bare {
+            &mut std::iter::once_with(|| decode(text))
+        } else {
+            &mut values(text, name.as_bytes()).take(MAX_CANDIDATES)
+        };
+        let mut unopened = Unopened::Absent;
+        for candidate in candidates {
+            *left = left.checked_sub(1).ok_or(Unopened::TooMany)?;
+            match self.verify(&candidate) {
+                Some(verified) => return Ok(verified),
+                None => unopened = Unopened::BadSignature,
+            }
         }
-        self.open([text], name)
+        Err(unopened)
+    }
+
+    /// How many secrets a signature is compared with.
+    #[must_use]
+    pub fn secrets(&self) -> usize {
+        self.keys.len()
     }
 
     /// Verifies one cookie value, already percent-decoded: `s:` + id + `.` + signature.

@@ -2,39 +2,30 @@
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge (h2c), over TCP or a unix socket.
 
-use std::convert::Infallible;
+mod answer;
+mod connection;
+mod progress;
+mod stream;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::{Request, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
+use tokio_util::task::TaskTracker;
 
+use self::connection::Protocols;
+use self::progress::Deadlines;
 use crate::api::Api;
 use crate::config::{Listen, Server};
 use crate::supervise::Task;
 use crate::telemetry::Metrics;
-
-/// What a request's head may take: more is answered 431 by hyper, without a body.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-const MAX_HEADERS: usize = 64;
-/// Requests that one HTTP/2 connection may have in work.
-const MAX_STREAMS: u32 = 128;
-/// How often an HTTP/2 connection is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -103,54 +94,79 @@ pub async fn serve(
     metrics: &Metrics,
     shutdown: impl Future<Output = ()>,
 ) {
-    let head_timeout = Duration::from_millis(config.read_timeout.unsigned_abs());
+    let read = Duration::from_millis(config.read_timeout.unsigned_abs());
     let keep_alive = Duration::from_millis(config.keep_alive_timeout.unsigned_abs());
-    let connection = Connection { builder: builder(head_timeout, keep_alive), api, head_timeout };
-    let free = Arc::new(Semaphore::new(descriptors(config.max_connections)));
-    let graceful = GracefulShutdown::new();
+    let (stop, stopping) = watch::channel(false);
+    let connections = Connections {
+        protocols: Arc::new(Protocols::new(Deadlines { read, keep_alive })),
+        api,
+        free: Arc::new(Semaphore::new(descriptors(config.max_connections))),
+        open: metrics.connections.clone(),
+        tasks: TaskTracker::new(),
+        stopping,
+    };
     let accepting = Task::new("accept", metrics);
     tokio::select! {
         () = shutdown => {}
-        () = accepting.run(|| accept(&listener, &connection, &free, &graceful, &metrics.connections)) => {}
+        () = accepting.run(|| connections.accept(&listener)) => {}
     }
     drop(listener);
+    stop.send_replace(true);
+    connections.tasks.close();
     let drain = Duration::from_millis(config.drain_timeout.unsigned_abs());
-    if timeout(drain, graceful.shutdown()).await.is_err() {
+    if timeout(drain, connections.tasks.wait()).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
 }
 
-/// Accepts connections, and spawns a task for each.
-async fn accept(
-    listener: &Listener,
-    connection: &Connection,
-    free: &Arc<Semaphore>,
-    graceful: &GracefulShutdown,
-    open: &Gauge,
-) {
-    let mut refused = false;
-    loop {
-        let permit = Arc::clone(free).acquire_owned().await;
-        match listener.accept().await {
-            Ok(stream) => {
-                refused = false;
-                let (connection, watcher, open) = (connection.clone(), graceful.watcher(), open.clone());
-                open.inc();
-                tokio::spawn(async move {
-                    match stream {
-                        Stream::Tcp(stream) => connection.run(stream, watcher).await,
-                        Stream::Unix(stream) => connection.run(stream, watcher).await,
-                    }
-                    open.dec();
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: those that are open go on, and some will close.
-                if !std::mem::replace(&mut refused, true) {
-                    tracing::warn!(%error, "connections cannot be accepted; trying on");
+/// The open connections, and what each of them needs.
+struct Connections {
+    protocols: Arc<Protocols>,
+    api: Api,
+    free: Arc<Semaphore>,
+    open: Gauge,
+    tasks: TaskTracker,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Connections {
+    /// Accepts connections, and spawns a task for each.
+    async fn accept(&self, listener: &Listener) {
+        let mut refused = false;
+        loop {
+            let permit = Arc::clone(&self.free).acquire_owned().await;
+            match listener.accept().await {
+                Ok(stream) => {
+                    refused = false;
+                    self.open.inc();
+                    let open = Open(self.open.clone());
+                    let (protocols, stopping) = (Arc::clone(&self.protocols), self.stopping.clone());
+                    // One of its own: those who share a count of references wait for each other.
+                    let api = Arc::new(self.api.clone());
+                    self.tasks.spawn(async move {
+                        match stream {
+                            Stream::Tcp(stream) => protocols.serve(stream, api, stopping).await,
+                            Stream::Unix(stream) => protocols.serve(stream, api, stopping).await,
+                        }
+                        drop((open, permit));
+                    });
                 }
-                sleep(Duration::from_millis(100)).await;
+                Err(error) => {
+                    // Out of file descriptors, mostly: those that are open go on, and some will close.
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::warn!(%error, "accept failed; retrying");
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }
@@ -189,60 +205,4 @@ fn descriptors(max_connections: usize) -> usize {
         "fewer connections are possible than --max-connections: raise the limit of open files (ulimit -n)"
     );
     possible
-}
-
-fn builder(head_timeout: Duration, keep_alive: Duration) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(keep_alive)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(head_timeout);
-    builder
-}
-
-#[derive(Clone)]
-struct Connection {
-    builder: Builder<TokioExecutor>,
-    api: Api,
-    head_timeout: Duration,
-}
-
-impl Connection {
-    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
-        // hyper's deadline for a head runs from the end of the request before, so it is as long as a connection may idle.
-        // The first request has this one, which also holds for whoever sends nothing at all.
-        let used = Arc::new(AtomicBool::new(false));
-        let mark = Arc::clone(&used);
-        // One of its own: those who share a count of references wait for each other.
-        let api = Arc::new(self.api);
-        let service = service_fn(move |request: Request<Incoming>| {
-            mark.store(true, Ordering::Relaxed);
-            let api = Arc::clone(&api);
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
-        });
-        // Whoever does not read what was asked for is let go.
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.head_timeout));
-        let served = watcher.watch(self.builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned());
-        let unused = async {
-            sleep(self.head_timeout).await;
-            if used.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            // A connection that breaks is the client's business.
-            _ = served => {}
-            () = unused => {}
-        }
-    }
 }

@@ -96,7 +96,7 @@ struct Flags {
 }
 
 struct Service {
-    api: Api,
+    api: Arc<Api>,
     server: Server,
     metrics: Arc<Metrics>,
 }
@@ -110,11 +110,12 @@ impl Service {
         let attributes = checked.attributes.clone();
         let sessions = Sessions::new(store, checked.policy.clone(), attributes, Clock::system(), Arc::clone(&metrics));
         let app = App::new(sessions, &checked, &config.server);
-        Self { api: Api::new(&app, true), server: config.server, metrics }
+        Self { api: Arc::new(Api::new(&app, true)), server: config.server, metrics }
     }
 
     async fn ready(&self) -> String {
-        let response = self.api.answer(Request::get("/readyz").body(Body::empty()).unwrap()).await;
+        let request = Request::get("/readyz").header("host", "localhost").body(Body::empty()).unwrap();
+        let (response, _in_flight) = self.api.answer(request).await;
         let (status, body) = (response.status(), response.into_body().collect().await.unwrap().to_bytes());
         format!("{status} {}", String::from_utf8_lossy(&body))
     }
@@ -236,14 +237,14 @@ async fn the_accept_loop_is_restarted_and_keeps_its_listener() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.address().unwrap().to_string().parse().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let (api, config, metrics) = (service.api.clone(), service.server.clone(), Arc::clone(&service.metrics));
+    let (api, config, metrics) = (Api::clone(&service.api), service.server.clone(), Arc::clone(&service.metrics));
     let serving = tokio::spawn(async move {
         server::serve(listener, api, &config, &metrics, async { drop(stopped.await) }).await;
     });
     // The server sets its own limit of open files before it accepts.
     until(|| service.has("sessiond_task_restarts_total{task=\"accept\"} 0")).await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
-    arm("connections cannot be accepted");
+    arm("accept failed");
     let no_files = NoFiles::new();
     let mut client = client.connect(address).await.unwrap();
     let panicked = until(|| service.has("sessiond_tasks_down 1")).await;
@@ -251,7 +252,7 @@ async fn the_accept_loop_is_restarted_and_keeps_its_listener() {
     panicked.expect("the accept loop panicked");
     assert!(service.ready().await.contains("\"code\":\"task-down\""));
     // The connection was waiting in the listener.
-    client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    client.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     timeout(PATIENCE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -9,36 +9,40 @@ app.disable("x-powered-by");
 app.use(express.urlencoded({ extended: false }));
 app.use(session());
 
-app.get("/", async (req, res) => {
+// Passes the rejection of an async handler to Express's error handler. Express 5 does so by itself; under Express 4 it would
+// end the process.
+const route = (handler) => (req, res, next) => handler(req, res).catch(next);
+
+app.get("/", route(async (req, res) => {
   await req.session.update((data) => ({ views: (data.views ?? 0) + 1 }));
   res.send(page(req.session, `<p>Page views, on all backends together: <b id="views">${req.session.data.views}</b></p>`));
-});
+}));
 
 // Another route, the same session; it stores nothing, so it makes none.
 app.get("/account", (req, res) => res.send(page(req.session)));
 
-app.get("/sessions", async (req, res) => {
+app.get("/sessions", route(async (req, res) => {
   if (!req.session.user) return res.redirect(303, "/account");
   const row = ({ created_at, client, current }) =>
     `<li>${created_at} ${escape(client?.user_agent ?? "")} ${current ? "<b>this one</b>" : ""}</li>`;
   res.send(page(req.session, `<ul id="sessions">${(await req.session.everywhere()).map(row).join("")}</ul>`));
-});
+}));
 
 // Whoever gives a name is believed: this is about sessions, not passwords.
-app.post("/login", async (req, res) => {
+app.post("/login", route(async (req, res) => {
   if (req.body?.user) await req.session.login(String(req.body.user).slice(0, 60));
   res.redirect(303, "/account");
-});
+}));
 
-app.post("/logout", async (req, res) => {
+app.post("/logout", route(async (req, res) => {
   await req.session.logout();
   res.redirect(303, "/account");
-});
+}));
 
-app.post("/logout-everywhere", async (req, res) => {
-  if (req.session.user) await req.session.logoutEverywhere();
+app.post("/logout-everywhere", route(async (req, res) => {
+  await req.session.logoutEverywhere();
   res.redirect(303, "/account");
-});
+}));
 
 const escape = (text) => text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 

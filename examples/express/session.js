@@ -6,22 +6,40 @@
 //   await req.session.update((data) => patch)        the same for a patch that depends on what is there: never lost
 //   await req.session.login("ada")                   gives the session a new id and binds the user
 //   await req.session.logout()
-//   await req.session.everywhere(), .logoutEverywhere()    all of the user's sessions (a key of scope admin)
+//   await req.session.everywhere()                   lists the user's sessions (needs a key of scope admin)
+//   await req.session.logoutEverywhere()             ends all of them (needs a key of scope admin)
+//
+// Each of these can reject: with Unavailable (503), or, update only, with SessionEnded (409). Express 5 passes a rejection in
+// an async handler to the error handlers. Express 4 does not, and the process ends: catch it there, and call next(error).
 
 const URL_OF_SESSIOND = process.env.SESSIOND_URL ?? "http://127.0.0.1:8080";
 const KEY = process.env.SESSIOND_KEY;
 const DEADLINE_MS = 2000;
 
-/** Nobody knows whether there is a session. Never to be taken for "not logged in"; Express answers with these. */
-class Unavailable extends Error {
+// Express's own error handler answers with the `status` and the `headers` of an error.
+
+/** It is unknown whether there is a session. Do not treat this as "not logged in". */
+export class Unavailable extends Error {
   status = 503;
   headers = { "Retry-After": "1" };
+}
+
+/**
+ * The session ended during this request: by a logout, or by a login in another request, which gave it a new id. The update is
+ * not made. A new session for it would replace the login in the browser. The browser's next request has the right session.
+ */
+export class SessionEnded extends Error {
+  status = 409;
 }
 
 export function session() {
   return async (req, res, next) => {
     req.session = new Session(req, res);
-    await req.session.load();
+    try {
+      await req.session.load();
+    } catch (error) {
+      return next(error);
+    }
     next();
   };
 }
@@ -30,8 +48,10 @@ class Session {
   id = null;
   user = null;
   data = {};
+  #ended = false;
   #etag;
   #cookie;
+  #setCookie;
   #client;
   #res;
 
@@ -46,23 +66,29 @@ class Session {
     if (this.#cookie) await this.#call("GET", "/v1/session");
   }
 
+  /** Rejects with SessionEnded if the session ended after the request began. If there was none then, it issues one. */
   async update(change) {
+    const patch = typeof change === "function" ? change : () => change;
+    if (!this.id && !this.#ended) return this.#issue({ data: applied(patch({})) });
     while (this.id) {
-      const given = typeof change === "function";
-      const patch = given ? change(this.data) : change;
-      // What depends on the data holds only for the data that it was made from.
-      const headers = { "content-type": "application/merge-patch+json", ...(given && { "if-match": this.#etag }) };
-      if ((await this.#call("PATCH", "/v1/session/data", patch, headers)) !== 412) break;
-      await this.load();
+      const headers = { "content-type": "application/merge-patch+json" };
+      // A patch that depends on the data is valid only for the data that it was made from.
+      if (typeof change === "function") headers["if-match"] = this.#etag;
+      const status = await this.#call("PATCH", "/v1/session/data", patch(this.data), headers);
+      if (status === 200) return;
+      // 412: another request was quicker.
+      if (status === 412) await this.load();
     }
-    // There was none, or it has ended meanwhile.
-    if (!this.id) await this.#issue({ data: applied(typeof change === "function" ? change({}) : change) });
+    this.#ended = true;
+    // The cookie of an extended session that has ended since.
+    this.#pass();
+    throw new SessionEnded("the session has ended during this request: try again");
   }
 
+  /** Keeps the data of an anonymous session. sessiond drops the data of another user. */
   async login(user) {
-    // What was somebody else's is not theirs.
-    if (this.user !== null && this.user !== user) await this.logout();
     if (this.id) await this.#call("POST", "/v1/session/regenerate", { user_id: user, client: this.#client });
+    // There was no session, or it has ended.
     if (this.user !== user) await this.#issue({ user_id: user });
   }
 
@@ -71,12 +97,13 @@ class Session {
   }
 
   async everywhere() {
+    if (this.user === null) return [];
     const answer = await ask("GET", `${this.#path()}?current=${encodeURIComponent(this.id)}`);
     return (await answer.json()).sessions;
   }
 
   async logoutEverywhere() {
-    await ask("DELETE", this.#path());
+    if (this.user !== null) await ask("DELETE", this.#path());
     await this.logout();
   }
 
@@ -92,16 +119,22 @@ class Session {
   async #call(method, path, body, headers) {
     const answer = await ask(method, path, body, { ...headers, ...(this.#cookie && { cookie: this.#cookie }) });
     for (const cookie of answer.headers.getSetCookie()) {
-      const name = cookie.slice(0, cookie.indexOf("=") + 1);
-      const others = [this.#res.getHeader("set-cookie") ?? []].flat().filter((other) => !other.startsWith(name));
-      this.#res.setHeader("set-cookie", [...others, cookie]);
+      this.#pass(cookie);
       this.#cookie = cookie.split(";")[0];
     }
     if (answer.status === 412) return 412;
     const { id = null, user_id = null, data = {} } = answer.ok && answer.status !== 204 ? await answer.json() : {};
     Object.assign(this, { id, user: user_id, data });
+    if (id) this.#ended = false;
     this.#etag = answer.headers.get("etag");
     return answer.status;
+  }
+
+  /** Passes this cookie on to the browser, or none, instead of the one before. */
+  #pass(cookie) {
+    const others = [this.#res.getHeader("set-cookie") ?? []].flat().filter((other) => other !== this.#setCookie);
+    this.#res.setHeader("set-cookie", cookie ? [...others, cookie] : others);
+    this.#setCookie = cookie;
   }
 }
 

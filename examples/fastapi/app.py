@@ -25,6 +25,19 @@ async def account(request: Request):
     return page(request)
 
 
+@app.get("/sessions")
+async def sessions(request: Request):
+    opened = request.state.session
+    if not opened.user:
+        return RedirectResponse("/account", 303)
+    rows = "".join(
+        f"<li>{row['created_at']} {escape((row['client'] or {}).get('user_agent', ''))}"
+        f"{' <b>this one</b>' if row['current'] else ''}</li>"
+        for row in await opened.everywhere()
+    )
+    return page(request, f'<ul id="sessions">{rows}</ul>')
+
+
 # Whoever gives a name is believed: this is about sessions, not passwords.
 @app.post("/login")
 async def login(request: Request, user: str = Form(min_length=1, max_length=60)):
@@ -38,6 +51,12 @@ async def logout(request: Request):
     return RedirectResponse("/account", 303)
 
 
+@app.post("/logout-everywhere")
+async def logout_everywhere(request: Request):
+    await request.state.session.logout_everywhere()
+    return RedirectResponse("/account", 303)
+
+
 def page(request: Request, more=""):
     opened = request.state.session
     return HTMLResponse(f"""<!doctype html><meta charset="utf-8"><title>FastAPI</title>
@@ -46,7 +65,8 @@ def page(request: Request, more=""):
 {more}
 <form method="post" action="/login"><input name="user" aria-label="name"><button>Log in</button></form>
 <form method="post" action="/logout"><button>Log out</button></form>
-<p><a href="/">home</a> <a href="/account">account</a></p>""")
+<form method="post" action="/logout-everywhere"><button>Log out everywhere</button></form>
+<p><a href="/">home</a> <a href="/account">account</a> <a href="/sessions">my sessions</a></p>""")
 
 
 if __name__ == "__main__":

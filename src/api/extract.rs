@@ -5,12 +5,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
+use axum::body::HttpBody;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use json_patch::PatchOperation;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::App;
+use super::budget::Held;
 use super::error::{Error, Result};
 use super::wire::Cookie;
 use crate::clock::Ms;
@@ -226,17 +227,17 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     }
 }
 
-/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`].
-pub(super) struct BatchJson<T>(pub T);
+/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`], and what it takes of the budget.
+pub(super) struct BatchJson<T>(pub T, pub Option<Held>);
 
 impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read_up_to(MAX_BATCH_BYTES, request, app).await?;
+        let (body, held) = read_up_to(MAX_BATCH_BYTES, request, app).await?;
         match media_type.as_deref() {
-            Some(JSON) => parse::<Object<T>>(&body).map(|Object(batch)| Self(batch)),
+            Some(JSON) => parse::<Object<T>>(&body).map(|Object(batch)| Self(batch, held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
@@ -316,25 +317,43 @@ fn unsupported(detail: &str) -> Error {
 }
 
 /// The whole body, within the limits of size and time.
-async fn read(request: Request, app: &App) -> Result<Bytes> {
-    read_up_to(app.max_body_bytes, request, app).await
+async fn read(request: Request, app: &App) -> Result<Vec<u8>> {
+    read_up_to(app.max_body_bytes, request, app).await.map(|(body, _)| body)
 }
 
-async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<Bytes> {
-    let body = Limited::new(request.into_body(), limit);
-    // Not even begun, when the sender says that it is too long.
-    let too_large =
-        || Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", format!("a body may have {limit} bytes"));
-    if hyper::body::Body::size_hint(&body).lower() > limit as u64 {
+/// The whole body, and what it takes of the budget of all bodies that are being received.
+async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
+    let close = |error: Error| error.header(header::CONNECTION, HeaderValue::from_static("close"));
+    let too_large = || {
+        let detail = format!("a body may have {limit} bytes");
+        close(Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
+    };
+    let mut body = request.into_body();
+    // Not even begun when the sender says that it is too long: no 100 Continue asks for it.
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    match timeout(app.read_timeout, body.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
-        Ok(Err(_)) => Err(Error::new(StatusCode::BAD_REQUEST, "broken-body", "the body broke off before its end")),
-        Err(_) => Err(Error::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the body did not arrive in time")
-            .header(header::CONNECTION, HeaderValue::from_static("close"))),
-    }
+    let receive = async {
+        let (mut bytes, mut held) = (Vec::new(), None::<Held>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|_| Error::new(StatusCode::BAD_REQUEST, "broken-body", "the body broke off before its end"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            let more = app.bodies.take(data.len()).map_err(close)?;
+            match &mut held {
+                Some(held) => held.add(more),
+                None => held = Some(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes, held))
+    };
+    timeout(app.read_timeout, receive).await.unwrap_or_else(|_| {
+        Err(close(Error::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the body did not arrive in time")))
+    })
 }
 
 /// 400 says where JSON ends to be JSON, 422 which field does not fit.

@@ -1,9 +1,11 @@
 //! What stands around every route: who may call, how much at once and for how long, what is counted, what is logged.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -13,13 +15,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::App;
 use super::error::{Cause, Error, Result};
+use super::host::Hosts;
+use super::{Api, App};
 use crate::caller::{Scope, bearer};
 use crate::telemetry::{RouteMetrics, Span, TraceParent};
 
 /// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
 const WORK: Duration = Duration::from_secs(5);
+
+/// The most header fields that a request may have. Over HTTP/1.1 the server refuses more before they get here.
+pub const MAX_HEADERS: usize = 64;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -31,17 +37,23 @@ pub(super) struct Guard {
     /// What the caller's key has to be good for. None: anybody may ask, also when there is much to do.
     scope: Option<Scope>,
     metrics: Arc<RouteMetrics>,
+    hosts: Hosts,
 }
 
 impl Guard {
-    pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String) -> Self {
+    pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String, hosts: Hosts) -> Self {
         let metrics = Arc::new(app.sessions.metrics().route(method, path));
-        Self { app: app.clone(), scope, metrics }
+        Self { app: app.clone(), scope, metrics, hosts }
     }
 }
 
 /// The outermost of a route.
-pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(guard): State<Guard>,
+    Extension(api): Extension<Arc<Api>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let patience = guard.app.read_timeout + WORK;
     let work = |request| async move {
         timeout(patience, next.run(request)).await.map_err(|_| {
@@ -49,25 +61,53 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
                 .because(Cause::Unavailable("a request took too long".into()))
         })
     };
-    guard.around(request, work).await
+    let (mut response, in_flight) = guard.around(&api, request, work).await;
+    response.extensions_mut().insert(Arc::new(in_flight));
+    response
 }
 
-/// Counts a request as in work until it is dropped, also when the caller hangs up before the answer.
-struct InFlight<'a> {
-    gauge: &'a Gauge,
-    others: i64,
+/// The requests of one listener that are in progress.
+pub(super) struct Counts {
+    /// All of the process, for the metric.
+    all: Gauge,
+    /// Those for routes that need a scope.
+    scoped: AtomicI64,
+    /// Those for the other routes. They are limited on their own, so that whoever has no key cannot displace whoever
+    /// has one.
+    unscoped: AtomicI64,
 }
 
-impl<'a> InFlight<'a> {
-    fn new(app: &'a App) -> Self {
-        let gauge = &app.sessions.metrics().requests_in_flight;
-        Self { gauge, others: gauge.inc() }
+impl Counts {
+    pub(super) fn new(app: &App) -> Self {
+        let all = app.sessions.metrics().requests_in_flight.clone();
+        Self { all, scoped: AtomicI64::new(0), unscoped: AtomicI64::new(0) }
+    }
+
+    fn of(&self, is_scoped: bool) -> &AtomicI64 {
+        if is_scoped { &self.scoped } else { &self.unscoped }
     }
 }
 
-impl Drop for InFlight<'_> {
+/// A request in progress. It ends when this is dropped: when the answer has been sent, or the caller has hung up.
+pub struct InFlight {
+    api: Arc<Api>,
+    is_scoped: bool,
+    /// How many of its kind there were before.
+    others: i64,
+}
+
+impl InFlight {
+    fn new(api: &Arc<Api>, is_scoped: bool) -> Self {
+        api.counts.all.inc();
+        let others = api.counts.of(is_scoped).fetch_add(1, Ordering::Relaxed);
+        Self { api: Arc::clone(api), is_scoped, others }
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.api.counts.all.dec();
+        self.api.counts.of(self.is_scoped).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -75,22 +115,22 @@ impl Guard {
     /// Has `work` answer the request, if its caller may ask: every answer of ours passes here, and no panic.
     pub(super) async fn around<W: Future<Output = Result>>(
         &self,
+        api: &Arc<Api>,
         request: Request,
         work: impl FnOnce(Request) -> W,
-    ) -> Response {
+    ) -> (Response, InFlight) {
         let began = Instant::now();
         let request_id = request_id(request.headers());
         let parent = TraceParent::of(request.headers());
         let span = Span::begin(parent, self.metrics.method(), self.metrics.route());
         let trace_id = parent.map(|parent| parent.trace_id.to_owned());
-        let in_flight = InFlight::new(&self.app);
-        let answer = match self.admit(request.headers(), in_flight.others) {
+        let in_flight = InFlight::new(api, self.scope.is_some());
+        let answer = match self.admit(&request, in_flight.others) {
             // The panic's hook has logged it.
             Ok(()) => AssertUnwindSafe(work(request)).catch_unwind().await.unwrap_or_else(|_| Err(Error::internal())),
             Err(refusal) => Err(refusal),
         };
         let mut response = answer.unwrap_or_else(IntoResponse::into_response);
-        drop(in_flight);
         let took = began.elapsed();
         self.metrics.answered(response.status().as_u16(), took);
         if let Some(span) = span {
@@ -101,13 +141,19 @@ impl Guard {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(REQUEST_ID, request_id);
-        response
+        (response, in_flight)
     }
 
     /// Refuses who may not ask, and who asks while there is too much to do.
-    fn admit(&self, headers: &HeaderMap, others: i64) -> Result<()> {
-        let Some(needed) = self.scope else { return Ok(()) };
-        authorize(&self.app, needed, headers)?;
+    fn admit(&self, request: &Request, others: i64) -> Result<()> {
+        self.hosts.check(request)?;
+        if request.headers().len() > MAX_HEADERS {
+            let detail = format!("a request may have {MAX_HEADERS} header fields: send fewer");
+            return Err(Error::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", detail));
+        }
+        if let Some(needed) = self.scope {
+            authorize(&self.app, needed, request.headers())?;
+        }
         if others < self.app.max_in_flight {
             return Ok(());
         }

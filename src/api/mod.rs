@@ -1,9 +1,11 @@
 //! The HTTP API: every route, and the middleware in order.
 
+mod budget;
 mod docs;
 mod error;
 mod extract;
 mod guard;
+mod host;
 mod openapi;
 mod ops;
 mod session;
@@ -28,8 +30,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
+use self::budget::Budget;
 use self::error::Error;
-use self::guard::{Guard, guard};
+use self::guard::{Counts, Guard, guard};
+pub use self::guard::{InFlight, MAX_HEADERS};
+use self::host::Hosts;
 use crate::caller::{Keys, Scope};
 use crate::config::{Checked, Server};
 use crate::cookie::{SetCookie, Signer};
@@ -50,6 +55,11 @@ pub struct Shared {
     read_timeout: Duration,
     max_in_flight: i64,
     readiness: ops::Readiness,
+    hosts: Hosts,
+    ops_hosts: Hosts,
+    bodies: Budget,
+    large_answers: Budget,
+    metrics_texts: Budget,
 }
 
 impl Deref for App {
@@ -72,6 +82,12 @@ impl App {
             read_timeout: Duration::from_millis(server.read_timeout.unsigned_abs()),
             max_in_flight: i64::try_from(server.max_in_flight).unwrap_or(i64::MAX),
             readiness: ops::Readiness::default(),
+            bodies: Budget::new(budget::BODIES),
+            large_answers: Budget::new(budget::ANSWERS),
+            metrics_texts: Budget::new(budget::TEXTS),
+            hosts: Hosts::of(&server.listen, config.keys.is_empty(), &server.allowed_host),
+            // Its routes need no key, whether or not there are any.
+            ops_hosts: server.ops_addr.as_ref().map(|at| Hosts::of(at, true, &server.allowed_host)).unwrap_or_default(),
             keys: ArcSwap::from_pointee(config.keys.clone()),
             answers: Answers::new(sessions.clone(), config.cache),
             sessions,
@@ -126,6 +142,7 @@ pub struct Api {
     /// would cost as much as the answer.
     hot: Option<(App, Guard)>,
     router: Router,
+    counts: Arc<Counts>,
 }
 
 impl Api {
@@ -134,14 +151,16 @@ impl Api {
     pub fn new(app: &App, ops: bool) -> Self {
         let routes = routes().into_iter().map(|(scope, route)| (Some(scope), route));
         let ops_routes = ops_routes().into_iter().filter(|_| ops).map(|route| (None, route));
-        let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into());
-        Self { hot: Some((app.clone(), guard)), router: around(routes.chain(ops_routes), app) }
+        let guard = Guard::new(app, Some(Scope::Resolve), "get".into(), session::PATH.into(), app.hosts.clone());
+        let router = around(routes.chain(ops_routes), app, &app.hosts);
+        Self { hot: Some((app.clone(), guard)), router, counts: Arc::new(Counts::new(app)) }
     }
 
     /// The ops routes alone, for a listener of their own.
     #[must_use]
     pub fn ops(app: &App) -> Self {
-        Self { hot: None, router: around(ops_routes().into_iter().map(|route| (None, route)), app) }
+        let routes = ops_routes().into_iter().map(|route| (None, route));
+        Self { hot: None, router: around(routes, app, &app.ops_hosts), counts: Arc::new(Counts::new(app)) }
     }
 
     /// With further routes, which nothing guards.
@@ -150,29 +169,38 @@ impl Api {
         Self { router: self.router.merge(others), ..self }
     }
 
-    /// Answers a request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response
+    /// Answers a request. It counts as in progress for as long as the second value is held, which is to be until the
+    /// answer has been sent.
+    pub async fn answer<B>(self: &Arc<Self>, request: Request<B>) -> (Response, Option<InFlight>)
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         match &self.hot {
             Some((app, guard)) if request.method() == Method::GET && request.uri().path() == session::PATH => {
-                guard.around(request.map(|_| Body::empty()), |request| session::answer(app, request)).await
+                let work = |request| session::answer(app, request);
+                let (response, in_flight) = guard.around(self, request.map(|_| Body::empty()), work).await;
+                (response, Some(in_flight))
             }
-            _ => self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {}),
+            _ => {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Arc::clone(self));
+                let mut response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+                let in_flight = response.extensions_mut().remove::<Arc<InFlight>>();
+                (response, in_flight.and_then(Arc::into_inner))
+            }
         }
     }
 }
 
 /// Puts the guard around each route, and adds the answers to what is no route.
-fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App) -> Router {
+fn around(routes: impl Iterator<Item = (Option<Scope>, Route)>, app: &App, hosts: &Hosts) -> Router {
     let mut router = Router::new();
     for (scope, (_, paths, methods)) in routes {
         let (path, method) = openapi::names(&paths);
-        let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone()), guard);
+        let guard = from_fn_with_state(Guard::new(app, scope, method, path.clone(), hosts.clone()), guard);
         router = router.route(&path, methods.route_layer(guard));
     }
-    let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into()), guard);
+    let guard = from_fn_with_state(Guard::new(app, None, "any".into(), "none".into(), hosts.clone()), guard);
     router
         .fallback((async || Error::not_found()).layer(guard.clone()))
         .method_not_allowed_fallback((async || Error::method_not_allowed()).layer(guard))

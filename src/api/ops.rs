@@ -79,12 +79,14 @@ pub(super) async fn readyz(State(app): State<App>) -> error::Result<Response> {
     get, path = "/metrics", tag = "ops",
     responses(
         (status = 200, description = "Every metric", body = String, content_type = "application/openmetrics-text"),
+        (status = 503, description = "Too many of these answers wait to be read", body = Problem, content_type = "application/problem+json", headers(("Retry-After" = String, description = "Seconds to wait"))),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+pub(super) async fn metrics(State(app): State<App>) -> error::Result<Response> {
     let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, media_type)], app.sessions.metrics().text()).into_response()
+    let held = app.metrics_texts.take(1)?;
+    Ok(([(header::CONTENT_TYPE, media_type)], held.with(app.sessions.metrics().text())).into_response())
 }
 
 /// This document

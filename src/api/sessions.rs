@@ -5,18 +5,22 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{BatchJson, Object, OptionalJson, Tally, user_id, within};
-use super::wire::{Body, Client, Cookie, ok, size};
-use crate::session::{NewSession, Session};
+use super::wire::{Body, Client, Cookie, ok_held, size};
+use crate::cookie::{MAX_CANDIDATES, Unopened};
+use crate::session::{Id, MAX_ANSWER_BYTES, NewSession, Session};
 
 /// How many cookies one call may resolve.
 const MAX_BATCH: usize = 1000;
 /// The longest of them, in bytes: what a request's head may hold.
 const MAX_COOKIE_BYTES: usize = 16 * 1024;
+/// After so many HMACs a batch lets other requests go on: about a quarter of a millisecond.
+const HMACS_AT_ONCE: usize = 1024;
 
 /// A session to issue
 #[derive(Default, Deserialize, ToSchema)]
@@ -110,11 +114,12 @@ pub(super) struct Resolved<'a> {
     request_body(content = Batch),
     responses(
         (status = 200, description = "What they open", body = Resolved),
+        (status = 422, description = "A cookie is wrong: there are too many, it is too long, or together they hold more than twice as many cookies of the session's name as there are Cookie headers (and more than 64)", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body has more than 4 MiB, or the sessions more than 16 MiB: ask for fewer", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): BatchJson<Batch>) -> Result<Response> {
+pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch, held): BatchJson<Batch>) -> Result<Response> {
     let cookies = batch.cookies;
     if cookies.len() > MAX_BATCH {
         let detail = format!("one call resolves up to {MAX_BATCH} cookies, and these are {}", cookies.len());
@@ -123,19 +128,13 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
     if let Some(position) = cookies.iter().position(|cookie| cookie.len() > MAX_COOKIE_BYTES) {
         within(Some(&cookies[position]), 0..=MAX_COOKIE_BYTES, &format!("/cookies/{position}"))?;
     }
-    // Which cookies open anything, and what.
-    let mut opens = Vec::with_capacity(cookies.len());
-    let mut ids = Vec::with_capacity(cookies.len());
-    let mut tally = Tally::new(&app);
-    for cookie in &cookies {
-        let id = tally.count(app.signer.open_text(cookie, app.set_cookie.name()));
-        opens.push(id.is_some());
-        ids.extend(id);
-    }
-    drop(tally);
+    let (opens, ids) = open_all(&app, &cookies).await?;
+    drop((cookies, held));
+    let most = (ids.len() * app.sessions.policy().max_data_bytes).min(MAX_ANSWER_BYTES);
+    let held = app.large_answers.take_soon(most).await?;
     let mut found = app.sessions.resolve_many(ids).await?.into_iter();
     let mut unreadable = Vec::new();
-    let mut sessions = Vec::with_capacity(cookies.len());
+    let mut sessions = Vec::with_capacity(opens.len());
     for (position, opens) in opens.into_iter().enumerate() {
         match opens.then(|| found.next()).flatten().transpose() {
             Ok(session) => sessions.push(session.flatten()),
@@ -152,5 +151,34 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch): Batch
         .zip(&set_cookies)
         .map(|(session, set_cookie)| session.as_ref().map(|session| Body::new(session, set_cookie.as_deref())));
     let about = sessions.iter().flatten().map(size).sum();
-    Ok(ok(&Resolved { sessions: bodies.collect(), unreadable }, about))
+    Ok(ok_held(&Resolved { sessions: bodies.collect(), unreadable }, about, held))
+}
+
+/// Which of the cookies open anything, and the ids of those.
+async fn open_all(app: &App, cookies: &[String]) -> Result<(Vec<bool>, Vec<Id>)> {
+    let mut opens = Vec::with_capacity(cookies.len());
+    let mut ids = Vec::with_capacity(cookies.len());
+    let mut tally = Tally::new(app);
+    // Each candidate costs an HMAC for each secret, and one text may hold 64: a batch of such would take a second.
+    let most = MAX_CANDIDATES.max(2 * cookies.len());
+    let (mut left, mut since_yield) = (most, 0);
+    for (position, cookie) in cookies.iter().enumerate() {
+        let before = left;
+        let opened = app.signer.open_text(cookie, app.set_cookie.name(), &mut left);
+        if opened == Err(Unopened::TooMany) {
+            let name = app.set_cookie.name();
+            let detail = format!("one call looks at up to {most} cookies called {name} here, and this is one more");
+            return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-candidates", detail)
+                .at(format!("/cookies/{position}")));
+        }
+        let id = tally.count(opened);
+        opens.push(id.is_some());
+        ids.extend(id);
+        since_yield += before - left;
+        if since_yield * app.signer.secrets() >= HMACS_AT_ONCE {
+            since_yield = 0;
+            yield_now().await;
+        }
+    }
+    Ok((opens, ids))
 }

@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use clap::Parser;
 use http_body_util::BodyExt;
-use tower::ServiceExt;
 
 use super::*;
 use crate::clock::Clock;
@@ -36,8 +35,11 @@ async fn answer(path: &str) -> (StatusCode, String) {
     let sessions =
         Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::default());
     let app = App::new(sessions, &checked, &config.server);
-    let service = around([(None, routes!(panics)), (Some(Scope::Resolve), routes!(slow))].into_iter(), &app);
-    let response = service.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+    let routes = [(None, routes!(panics)), (Some(Scope::Resolve), routes!(slow))].into_iter();
+    let api = Arc::new(Api { router: around(routes, &app, &app.hosts), ..Api::ops(&app) });
+    let request = Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();
+    let (response, in_flight) = api.answer(request).await;
+    assert!(in_flight.is_some());
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     let status = response.status();

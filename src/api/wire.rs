@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::App;
+use super::budget::Held;
 use super::error::{Error, Result, json};
 use super::extract::within;
 use crate::clock::rfc3339;
@@ -76,6 +77,13 @@ impl<'a> Body<'a> {
 /// An answer in JSON, of about `size` bytes.
 pub(super) fn ok(body: &impl Serialize, size: usize) -> Response {
     ([(header::CONTENT_TYPE, JSON)], json(body, size)).into_response()
+}
+
+/// An answer in JSON, of about `size` bytes, which holds what it takes of the budget of large answers until it is sent.
+pub(super) fn ok_held(body: &impl Serialize, size: usize, mut held: Held) -> Response {
+    let json = json(body, size);
+    held.shrink(json.capacity());
+    ([(header::CONTENT_TYPE, JSON)], held.with(json)).into_response()
 }
 
 /// About how many bytes of JSON a session is.

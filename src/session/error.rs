@@ -39,7 +39,7 @@ pub enum Error {
         /// How many bytes it may hold.
         limit: usize,
     },
-    /// Too many writers at once; this call lost every race.
+    /// Too many writers at once: this call lost every race, or its turn did not come in time. It wrote nothing.
     #[error("too many writers at once")]
     Contention,
 }

@@ -84,7 +84,7 @@ impl Sessions {
                 Ok(Insertion::Done) => return Ok(self.session(new.id, new.record, new.standing, true)),
                 Ok(Insertion::Refused) => new.id = Id::random(),
                 Err(error) => {
-                    self.withdraw(new.id, new.user_id);
+                    self.withdraw_later(new.id, new.user_id);
                     return Err(error.into());
                 }
             }

@@ -65,7 +65,7 @@ impl Sessions {
                 // All of the user's sessions were revoked meanwhile.
                 Ok(Outcome::Changed | Outcome::Missing) => {}
                 Err(error) => {
-                    self.withdraw(place.id, place.user_id);
+                    self.withdraw_later(place.id, place.user_id);
                     return Err(error.into());
                 }
             }
@@ -117,7 +117,7 @@ impl Sessions {
                 Ok(Insertion::Done) => return Ok(Place { id: new.id, user_id: new.user_id, record }),
                 Ok(Insertion::Refused) => {}
                 Err(error) => {
-                    self.withdraw(new.id, new.user_id);
+                    self.withdraw_later(new.id, new.user_id);
                     return Err(error.into());
                 }
             }
@@ -129,30 +129,31 @@ impl Sessions {
     pub(super) async fn release(&self, place: Place, call: Call) {
         let removed = self.store(call).remove(&[place.id.as_str()], place.user_id.as_deref(), call.now).await;
         if removed.is_err() {
-            self.withdraw(place.id, place.user_id);
+            self.withdraw_later(place.id, place.user_id);
         }
     }
 
-    /// Ends the sessions that a user has too many. What fails is tried again at their next login.
+    /// Ends the sessions that a user has too many. If the store fails, this is done when it answers again.
     pub(super) async fn evict(&self, user_id: Option<&str>, call: Call) {
-        let policy = self.policy();
-        let (Some(limit), Some(user_id)) = (policy.max_sessions_per_user, user_id) else { return };
-        if policy.on_limit == OnLimit::Reject {
-            return;
-        }
-        if let Err(error) = self.evict_down_to(user_id, limit, call).await {
-            tracing::warn!(%error, "a user may have more sessions than --max-sessions-per-user, until their next login");
+        let Some(user_id) = user_id else { return };
+        if let Err(error) = self.evict_down_to_limit(user_id, call).await {
+            tracing::debug!(%error, "a user has more sessions than --max-sessions-per-user for a while");
+            self.evict_later(user_id.to_owned());
         }
     }
 
-    async fn evict_down_to(&self, user_id: &str, limit: usize, call: Call) -> Result<(), Error> {
+    pub(super) async fn evict_down_to_limit(&self, user_id: &str, call: Call) -> Result<(), Error> {
+        let policy = self.policy();
+        let Some(limit) = policy.max_sessions_per_user.filter(|_| policy.on_limit != OnLimit::Reject) else {
+            return Ok(());
+        };
         for _ in 0..MAX_RACES {
             let mut theirs = self.rows(user_id, call).await?;
             // Nobody gives way to a login that may yet fail.
             theirs.retain(|row| !row.pending);
             let over = theirs.len().saturating_sub(limit);
             // Everybody who evicts begins with the same ones.
-            match self.policy().on_limit {
+            match policy.on_limit {
                 OnLimit::EvictOldest | OnLimit::Reject => {
                     theirs.sort_unstable_by_key(|row| (row.created_at, row.id.clone()));
                 }

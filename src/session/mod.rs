@@ -13,14 +13,15 @@ mod id;
 mod issue;
 mod limit;
 mod policy;
+mod queue;
 mod record;
 mod regenerate;
+mod repair;
 mod resolve;
 mod revoke;
 mod survey;
 mod update;
 mod user;
-mod withdraw;
 
 pub use adopt::{Adopted, Unreadable};
 pub use answers::{Answer, Answers};
@@ -115,7 +116,8 @@ struct Inner {
     clock: Clock,
     metrics: Arc<Metrics>,
     met: enlist::Met,
-    withdrawals: withdraw::Withdrawals,
+    repairs: repair::Repairs,
+    updates: queue::UpdateQueues,
     tasks: TaskTracker,
 }
 
@@ -152,7 +154,8 @@ impl Sessions {
             clock,
             metrics,
             met: enlist::Met::default(),
-            withdrawals: withdraw::Withdrawals::default(),
+            updates: queue::UpdateQueues::default(),
+            repairs: repair::Repairs::default(),
             tasks: TaskTracker::new(),
         };
         Self { inner: Arc::new(inner) }

@@ -112,7 +112,7 @@ impl Sessions {
             self.store(call).supersede(id.as_str(), &old.bytes, old_user, new.id.as_str(), entry, call.now).await;
         if superseded.is_err() {
             // Nobody will learn the new id.
-            self.withdraw(new.id.clone(), new.user_id.clone());
+            self.withdraw_later(new.id.clone(), new.user_id.clone());
         }
         Ok(superseded?)
     }

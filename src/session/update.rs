@@ -1,17 +1,30 @@
 //! Update: changing the data without losing another caller's change.
 
+use tokio::time::Instant;
+
 use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
 use crate::store::{Entry, Outcome};
 
 impl Sessions {
-    /// Changes the session's data by compare-and-set, and touches it. None when there is no such session.
+    /// Changes the session's data by compare-and-set, and touches it. None when there is no such session. Updates of one
+    /// session in this process run one after another, in the order of their calls.
     ///
     /// `if_match` is asked for the session as it is before the change; a no ends the call.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`], [`Error::PatchConflict`], and [`Error::Invalid`] when the outcome breaks a rule
-    /// or would change the user, who is bound only by issue and regenerate.
+    /// or would change the user, who is bound only by issue and regenerate. [`Error::Contention`]: nothing was changed,
+    /// because too many others update this session.
     pub async fn update(
+        &self,
+        id: &Id,
+        change: &Change,
+        if_match: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<Option<Session>, Error> {
+        self.inner.updates.run(id, self.update_in_turn(id, change, if_match)).await
+    }
+
+    async fn update_in_turn(
         &self,
         id: &Id,
         change: &Change,
@@ -21,6 +34,10 @@ impl Sessions {
         let now = call.now;
         let policy = self.policy();
         for _ in 0..MAX_RACES {
+            // Other processes' updates came first each time. This is no failure of the store.
+            if Instant::now() >= call.deadline {
+                return Err(Error::Contention);
+            }
             let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
             let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
             if !if_match(&before) {

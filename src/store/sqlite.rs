@@ -1,28 +1,35 @@
 //! The embedded store: one SQLite file in WAL mode.
 //!
 //! Two reader threads, and one [writer](writer) thread that takes whatever writes are waiting and commits them together;
-//! each is answered after its commit. A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
+//! each is answered after its commit. When the disk is full it still removes ([`reserve`]). A commit survives the end of the process; `synchronous=NORMAL` means that a power cut
 //! may lose the last ones. Other processes may open the same file.
 
+mod health;
+mod identity;
 mod ownership;
+mod reserve;
 mod survey;
 mod writer;
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
 
 pub(super) use self::survey::SqliteSurvey;
 
-use self::writer::{Log, Watched, WriteJob, checkpoint, write};
+use self::health::Health;
+use self::identity::Identity;
+use self::reserve::Reserve;
+use self::writer::{Log, Watched, WriteJob, Writer, checkpoint};
 use super::{
     Enlisted, Entry, Error, Found, Insertion, Listed, Outcome, Page, Position, Result, Store, Watcher, deadline, within,
 };
@@ -34,8 +41,11 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_sessions.sql"
 const FIND: &str = "select record, expires_at from sessions where id = ? and expires_at > ?";
 
 const READERS: usize = 2;
-/// How many calls may wait for a thread; the next one is refused.
-const QUEUE: usize = 1024;
+/// How many calls may wait for a thread; the next one is refused. The largest `--max-in-flight`, which is what bounds them:
+/// no call that was let in is refused here, and one that waits too long is told so at its deadline.
+const QUEUE: usize = 1_000_000;
+/// How many expired rows one write purges while the disk is full.
+const PURGE: usize = 100;
 /// How long to wait for another process's write; within the deadline of a call.
 const BUSY: Duration = Duration::from_millis(400);
 /// How much a reader may cache, in KiB: with less, most reads of a million sessions go to the system for a page. It
@@ -47,7 +57,8 @@ const WRITER_CACHE: u32 = 4 * 1024;
 /// The SQLite store. When it is dropped its threads end, and the last of a file's connections folds the WAL into it.
 pub struct Sqlite {
     reads: Sender<ReadJob>,
-    writes: Sender<WriteJob>,
+    writes: Sender<Box<dyn WriteJob>>,
+    health: Arc<Health>,
     watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -59,7 +70,7 @@ impl Drop for Sqlite {
     }
 }
 
-type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+type ReadJob = Box<dyn FnOnce(&Connection, &Health) + Send>;
 
 impl Sqlite {
     /// Opens `path`, made with mode 0600 when missing, and brings its schema up to date.
@@ -68,27 +79,43 @@ impl Sqlite {
     /// [`Error::Unavailable`] when the file cannot be opened, is no database, or was made by a newer version.
     pub fn open(path: &Path) -> Result<Self> {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600).open(path).map_err(|error| named(&error))?;
-        ownership::check(path).map_err(|error| named(&error))?;
-        let connect = |cache| connect(path, cache).map_err(|error| named(&error));
+        // Never one that is there: to close it would end the locks of others in this process on it.
+        match OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(&error)),
+            _ => {}
+        }
+        // Open until the others are: closed as the last one, it would copy the WAL and remove it.
+        let _checked = ownership::check(path).map_err(|error| named(&error))?;
+        let connect = |cache| connect(path, cache).map_err(|error| named(&reason(&error)));
         let mut writer = connect(WRITER_CACHE)?;
         migrate(&mut writer).map_err(|error| named(&error))?;
-        let (reads, read_jobs) = bounded::<ReadJob>(QUEUE);
-        let (writes, write_jobs) = bounded::<WriteJob>(QUEUE);
+        let health = Arc::<Health>::default();
+        let (reads, read_jobs) = unbounded::<ReadJob>();
+        let (writes, write_jobs) = unbounded();
         let (calls, called) = bounded(1);
         let mut threads = Vec::with_capacity(READERS + 2);
         for _ in 0..READERS {
-            let (reader, jobs) = (connect(READER_CACHE)?, read_jobs.clone());
-            threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader)))?);
+            let (reader, jobs, health) = (connect(READER_CACHE)?, read_jobs.clone(), Arc::clone(&health));
+            threads.push(spawn("sqlite-reader", move || jobs.iter().for_each(|job| job(&reader, &health)))?);
         }
         let watcher = Arc::default();
-        let watched = Watched::new(Arc::clone(&watcher));
         let checkpointer = connect(WRITER_CACHE)?;
-        let log = Log::of(&mut writer, calls).map_err(|error| named(&error))?;
-        threads.push(spawn("sqlite-writer", move || write(&writer, &write_jobs, watched, log))?);
-        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called))?);
-        Ok(Self { reads, writes, watcher, threads })
+        let log = Log::of(&mut writer, calls, Arc::clone(&health)).map_err(|error| named(&error))?;
+        let writer = Writer {
+            path: path.to_owned(),
+            connection: writer,
+            health: Arc::clone(&health),
+            identity: Identity::of(path).map_err(|error| named(&error))?,
+            reserve: Reserve::new(path),
+            watched: Watched::new(Arc::clone(&watcher)),
+            log,
+        };
+        // Before the first call, which would wait for it.
+        writer.look_for_room();
+        threads.push(spawn("sqlite-writer", move || writer.run(&write_jobs))?);
+        let noted = Arc::clone(&health);
+        threads.push(spawn("sqlite-checkpointer", move || checkpoint(&checkpointer, &called, &noted))?);
+        Ok(Self { reads, writes, health, watcher, threads })
     }
 
     async fn read<T: Send + 'static>(
@@ -96,13 +123,14 @@ impl Sqlite {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let job: ReadJob = Box::new(move |connection| {
+        let job: ReadJob = Box::new(move |connection, health| {
             if !answer.is_closed() {
-                let _ = answer.send(query(connection).map_err(Error::from));
+                let _ = answer.send(health.run(|| query(connection)));
             }
         });
         within(deadline(), async {
-            self.reads.try_send(job).map_err(refused)?;
+            self.health.check()?;
+            enqueue(&self.reads, job)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
@@ -112,26 +140,32 @@ impl Sqlite {
     async fn write<T: Send + 'static>(
         &self,
         ids: &[&str],
-        change: impl FnOnce(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
+        change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, answered) = oneshot::channel::<Result<T>>();
-        let ids: Vec<String> = ids.iter().copied().map(str::to_owned).collect();
-        let watcher = Arc::clone(&self.watcher);
-        let job: WriteJob = Box::new(move |transaction| {
-            // Nobody waits any more: the caller was told that it did not work out.
-            if answer.is_closed() {
-                return Box::new(|_| ());
-            }
-            let outcome = transaction.and_then(|connection| change(connection, &ids).map_err(Error::from));
-            Box::new(move |committed| {
-                if let Some(watcher) = watcher.get() {
-                    ids.iter().for_each(|id| watcher.changed(id));
-                }
-                drop(answer.send(committed.and(outcome)));
-            })
-        });
+        self.change(ids, false, change).await
+    }
+
+    /// Makes a change that only removes.
+    async fn free<T: Send + 'static>(
+        &self,
+        ids: &[&str],
+        change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.change(ids, true, change).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        ids: &[&str],
+        frees: bool,
+        change: impl Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let ids = ids.iter().copied().map(str::to_owned).collect();
+        let job = Write { ids, frees, change, outcome: None, answer, watcher: Arc::clone(&self.watcher) };
         within(deadline(), async {
-            self.writes.try_send(job).map_err(refused)?;
+            self.health.check()?;
+            enqueue(&self.writes, Box::new(job) as Box<dyn WriteJob>)?;
             answered.await.unwrap_or_else(|_| Err(stopped()))
         })
         .await
@@ -146,6 +180,44 @@ impl Sqlite {
             outcome(db, applied, &ids[0], now)
         })
         .await
+    }
+}
+
+/// A change, and who waits for it.
+struct Write<T, F> {
+    ids: Vec<String>,
+    frees: bool,
+    change: F,
+    outcome: Option<Result<T>>,
+    answer: oneshot::Sender<Result<T>>,
+    watcher: Arc<OnceLock<Arc<dyn Watcher>>>,
+}
+
+impl<T, F> WriteJob for Write<T, F>
+where
+    T: Send,
+    F: Fn(&Connection, &[String]) -> rusqlite::Result<T> + Send,
+{
+    fn frees(&self) -> bool {
+        self.frees
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn apply(&mut self, connection: &Connection, health: &Health) {
+        self.outcome = Some(health.run(|| (self.change)(connection, &self.ids)));
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Self { ids, outcome, answer, watcher, .. } = *self;
+        if let Some(watcher) = watcher.get() {
+            ids.iter().for_each(|id| watcher.changed(id));
+        }
+        // Committed without an outcome: it was left out, for its caller had gone.
+        let outcome = committed.and_then(|()| outcome.unwrap_or_else(|| Err(stopped())));
+        drop(answer.send(outcome));
     }
 }
 
@@ -198,7 +270,7 @@ impl Store for Sqlite {
     }
 
     async fn remove(&self, ids: &[&str], _user_id: Option<&str>, now: Ms) -> Result<usize> {
-        self.write(ids, move |db, ids| {
+        self.free(ids, move |db, ids| {
             // Expired by this process's clock or not: by another's it may be live.
             let mut delete = db.prepare_cached("delete from sessions where id = ? returning expires_at > ?")?;
             let live = |id| delete.query_row(params![id, now], |row| row.get::<_, bool>(0)).optional();
@@ -210,7 +282,7 @@ impl Store for Sqlite {
 
     async fn remove_if(&self, id: &str, expected: &[u8], _user_id: Option<&str>, now: Ms) -> Result<Outcome> {
         let expected = expected.to_owned();
-        self.write(&[id], move |db, ids| {
+        self.free(&[id], move |db, ids| {
             let sql = "delete from sessions where id = ? and record = ? and expires_at > ?";
             let applied = execute(db, sql, params![ids[0], expected, now])? == 1;
             outcome(db, applied, &ids[0], now)
@@ -266,25 +338,40 @@ impl Store for Sqlite {
     }
 
     async fn purge_expired(&self, now: Ms, limit: usize) -> Result<usize> {
-        let limit = rows(limit);
-        // Nothing is told of: what has expired is as missing as before.
-        self.write(&[], move |db, _| {
-            let sql = "delete from sessions where id in (select id from sessions where expires_at <= ? limit ?)";
-            execute(db, sql, params![now, limit])
+        let sql = "delete from sessions where id in (select id from sessions where expires_at <= ? limit ?)";
+        // In small steps while the disk is full: what a step changes must fit into the WAL's room.
+        let step = if self.health.room().is_ok() { limit } else { limit.min(PURGE) };
+        within(deadline(), async {
+            let mut purged = 0;
+            while purged < limit {
+                let most = i64::try_from(step).unwrap_or(i64::MAX);
+                // Nothing is told of: what has expired is as missing as before.
+                let rows = self.free(&[], move |db, _| execute(db, sql, params![now, most])).await?;
+                purged += rows;
+                if rows < step {
+                    break;
+                }
+            }
+            Ok(purged)
         })
         .await
     }
 
-    /// An empty transaction: whoever cannot write is not ready.
+    /// Reads, and writes now and then: whoever cannot write is not ready.
     async fn ping(&self) -> Result<()> {
-        self.read(|db| db.query_row("select 1", [], |_| Ok(()))).await?;
-        self.write(&[], |_, _| Ok(())).await
+        self.health.ready()?;
+        self.read(|db| db.prepare_cached("select 1 from sessions limit 1")?.exists([]).map(drop)).await?;
+        let due = self.health.probe_is_due();
+        self.write(&[], move |db, _| if due { rewrite_version(db) } else { Ok(()) }).await
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>) {
         if self.watcher.set(watcher).is_ok() {
-            // Wakes the writer thread, which has waited for writes only. When it has some, it is awake.
-            let _ = self.writes.try_send(Box::new(|_| Box::new(|_| ())));
+            // Wakes the writer thread, by a write that nobody waits for.
+            let (answer, change) = (oneshot::channel().0, |_: &Connection, _: &[String]| Ok(()));
+            let watcher = Arc::clone(&self.watcher);
+            let job = Write { ids: Vec::new(), frees: true, change, outcome: None, answer, watcher };
+            let _ = self.writes.send(Box::new(job));
         }
     }
 }
@@ -351,16 +438,40 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     thread.map_err(|error| Error::Unavailable(format!("no thread could be started: {error}")))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is handed over")]
-fn refused<T>(error: TrySendError<T>) -> Error {
-    match error {
-        TrySendError::Full(_) => Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already")),
-        TrySendError::Disconnected(_) => stopped(),
+/// Hands a call to a thread.
+fn enqueue<T>(queue: &Sender<T>, job: T) -> Result<()> {
+    if queue.len() >= QUEUE {
+        return Err(Error::Unavailable(format!("{QUEUE} calls are waiting for SQLite already")));
     }
+    queue.send(job).map_err(|_| stopped())
+}
+
+/// Writes a page as it was: the smallest change that is committed. It is read in the same transaction, for a newer version's
+/// migration may have changed it.
+fn rewrite_version(db: &Connection) -> rusqlite::Result<()> {
+    let version: u32 = db.query_row("pragma user_version", [], |row| row.get(0))?;
+    db.pragma_update(None, "user_version", version)
+}
+
+/// A file beside the database.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 fn stopped() -> Error {
     Error::Unavailable("the SQLite thread has stopped".into())
+}
+
+/// What SQLite says, and what to do about it where it does not say so itself.
+fn reason(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => format!(
+            "the file is damaged ({error}): stop the service, and restore a backup or salvage it with `sqlite3 FILE .recover`"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 impl From<rusqlite::Error> for Error {
@@ -368,14 +479,76 @@ impl From<rusqlite::Error> for Error {
         match error.sqlite_error_code() {
             Some(
                 ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseCorrupt
                 | ErrorCode::DatabaseLocked
+                | ErrorCode::NotADatabase
                 | ErrorCode::DiskFull
                 | ErrorCode::SystemIoFailure
                 | ErrorCode::ReadOnly
                 | ErrorCode::CannotOpen
                 | ErrorCode::OutOfMemory,
-            ) => Self::Unavailable(error.to_string()),
+            ) => Self::Unavailable(reason(&error)),
             _ => Self::Unexpected(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn store() -> (Arc<Sqlite>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        (Arc::new(Sqlite::open(&folder.path().join("test.db")).unwrap()), folder)
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_no_thread() {
+        let (store, _folder) = store();
+        // Without the hook, which takes longer to print a backtrace than a call may take.
+        let panic = || std::panic::resume_unwind(Box::new("this test wants it"));
+        // More often than there are threads.
+        for _ in 0..4 {
+            let read = store.read(move |_| -> rusqlite::Result<()> { panic() }).await;
+            assert!(matches!(read, Err(Error::Unexpected(_))), "{read:?}");
+            let write = store.write(&["a"], move |_, _| -> rusqlite::Result<()> { panic() }).await;
+            assert!(matches!(write, Err(Error::Unexpected(_))), "{write:?}");
+        }
+        let entry = Entry { record: b"one", user_id: None, expires_at: 2 };
+        assert!(matches!(store.insert("a", entry, 1).await, Ok(Insertion::Done)));
+        assert_eq!(store.find("a", 1).await.unwrap().unwrap().record, b"one");
+    }
+
+    /// The caller was told that it did not work out, so a write is not committed when that is known before the commit.
+    #[tokio::test]
+    async fn a_write_whose_caller_has_gone_is_not_committed() {
+        let (store, _folder) = store();
+        let (has_begun, begun) = oneshot::channel();
+        let (go_on, may_go_on) = mpsc::channel();
+        let channels = std::sync::Mutex::new(Some((has_begun, may_go_on)));
+        let writing = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move {
+                let change = move |db: &Connection, _: &[String]| {
+                    let sql = "insert into sessions (id, record, expires_at) values ('ghost', x'00', 2)";
+                    let inserted = execute(db, sql, [])?;
+                    let (has_begun, may_go_on) = channels.lock().unwrap().take().unwrap();
+                    has_begun.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    Ok(inserted)
+                };
+                store.write(&["ghost"], change).await
+            }
+        });
+        begun.await.unwrap();
+        writing.abort();
+        assert!(writing.await.unwrap_err().is_cancelled());
+        go_on.send(()).unwrap();
+        // After it in the queue.
+        store.write(&[], |_, _| Ok(())).await.unwrap();
+        assert_eq!(store.find("ghost", 1).await.unwrap(), None);
     }
 }

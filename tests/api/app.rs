@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use clap::Parser;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -25,7 +25,7 @@ struct Flags {
 }
 
 pub(crate) struct TestApp {
-    pub(crate) api: Api,
+    pub(crate) api: Arc<Api>,
     pub(crate) sessions: Sessions,
     pub(crate) signer: Signer,
     pub(crate) redis: Option<RedisServer>,
@@ -83,7 +83,7 @@ impl TestApp {
         };
         let clock = Clock::new(now, instant);
         let sessions = Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), clock, Arc::default());
-        let api = Api::new(&App::new(sessions.clone(), &checked, &config.server), true);
+        let api = Arc::new(Api::new(&App::new(sessions.clone(), &checked, &config.server), true));
         let signer = Signer::new(&checked.secrets);
         Self { api, sessions, signer, redis, store_url: url, ahead, passed, _folder: folder }
     }
@@ -107,8 +107,10 @@ impl TestApp {
         self.ahead.fetch_add(ms, Ordering::Relaxed);
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.api.answer(request).await;
+    /// Sends it to localhost, if it does not say where.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        request.headers_mut().entry("host").or_insert(HeaderValue::from_static("localhost"));
+        let (response, _in_flight) = self.api.answer(request).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }

@@ -95,6 +95,28 @@ async fn a_batch_has_limits() {
     wrong(r#"{"cookies":[],"x":1}"#).await.problem(422, "invalid-field");
 }
 
+/// Each candidate costs an HMAC for each secret: a batch of texts that are full of them is refused, by its first that goes
+/// too far, and a batch lets other requests go on.
+#[tokio::test]
+async fn the_candidates_of_a_batch_are_bounded() {
+    let secrets: Vec<String> = (0..16).map(|n| format!("secret {n} for tests of 32 bytes or more")).collect();
+    let app = TestApp::start(&["--secret", &secrets.join(",")]).await;
+    let cookie = app.cookie().await;
+    let forged = format!("connect.sid=s%3Aid.{}", "x".repeat(43));
+    let many = |count: usize| vec![forged.as_str(); count].join("; ");
+    app.batch(&[&many(63), "connect.sid=x"]).await.expect(200);
+    app.batch(&[&many(64), "theme=dark"]).await.expect(200);
+    app.batch(&["theme=dark", &many(64), bare(&cookie)]).await.problem_at(422, "too-many-candidates", "/cookies/2");
+    app.batch(&vec![many(64).as_str(); 40]).await.problem_at(422, "too-many-candidates", "/cookies/1");
+    let two = many(2);
+    app.batch(&vec![two.as_str(); 1000]).await.expect(200);
+    let all = vec![two.as_str(); 1000];
+    let mut batch = std::pin::pin!(app.batch(&all));
+    let first = futures_util::poll!(&mut batch);
+    assert!(first.is_pending(), "32,000 HMACs in one go");
+    batch.await.expect(200);
+}
+
 #[tokio::test]
 async fn a_batch_that_would_be_too_large_is_refused() {
     for app in [TestApp::start(&[]).await, TestApp::start_on_redis(&[]).await] {

@@ -5,7 +5,7 @@ use sessiond::supervise::Task;
 use crate::app::TestApp;
 
 impl TestApp {
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let answer = self.call("GET", "/metrics", &[], "").await.expect(200);
         assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
         assert!(answer.body.ends_with("# EOF\n"));
@@ -15,7 +15,7 @@ impl TestApp {
 
 /// The value of the sample that begins with `name`.
 #[track_caller]
-fn value(metrics: &str, name: &str) -> f64 {
+pub(crate) fn value(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
     line.unwrap_or_else(|| panic!("no {name} in {metrics}")).rsplit_once(' ').unwrap().1.parse().unwrap()
 }
@@ -156,7 +156,7 @@ async fn the_documents_name_the_metrics() {
 async fn the_process_is_measured() {
     let app = TestApp::start(&[]).await;
     let metrics = app.metrics().await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let now = sessiond::clock::Clock::system().now() as f64 / 1000.0;
     let started = value(&metrics, "process_start_time_seconds");
     assert!((now - 600.0..=now + 2.0).contains(&started), "{started} {now}");
     assert!(value(&metrics, "process_resident_memory_bytes") > 1e6);

@@ -1,6 +1,9 @@
 use serde_json::json;
+use sessiond::session::{Change, Error, Id};
+use tokio::task::JoinSet;
 
 use crate::app::TestApp;
+use crate::metrics::value;
 
 #[tokio::test]
 async fn data_is_merged_patched_and_replaced() {
@@ -132,4 +135,56 @@ async fn a_patch_cannot_nest_without_end() {
     app.replace(&cookie, &json!({ "a": numbers }).to_string()).await.expect(200);
     let copies = vec![json!({"op": "copy", "from": "/a", "path": "/b"}); 1000];
     app.patch(&cookie, &json!(copies).to_string()).await.problem(422, "data-too-large");
+}
+
+const UPDATES: usize = 1000;
+/// How many of them a slow machine makes before the others have waited for too long. When they all raced, it was about 100,
+/// on any machine.
+const MADE: usize = UPDATES / 2;
+
+/// Merges as many fields into one session of 60 KB, all at once, in turns by these services. Gives back how many were, and
+/// has seen that these are in it, and that whoever is not was told that nothing was changed.
+async fn update_at_once(apps: &[&TestApp]) -> usize {
+    let data = json!({"user_id": "ada", "data": {"large": vec!["0123456789"; 3700]}}).to_string();
+    let issued = apps[0].issue(&data).await.expect(201);
+    let id = Id::parse(issued.json()["id"].as_str().unwrap()).unwrap();
+    let mut updates = JoinSet::new();
+    for number in 0..UPDATES {
+        let (sessions, id) = (apps[number % apps.len()].sessions.clone(), id.clone());
+        updates.spawn(async move {
+            let change = Change::Merge(json!({ format!("field{number}"): number }));
+            (number, sessions.update(&id, &change, |_| true).await)
+        });
+    }
+    let mut made = Vec::new();
+    while let Some(update) = updates.join_next().await {
+        match update.unwrap() {
+            (number, Ok(session)) => drop((session.unwrap(), made.push(number))),
+            (_, Err(Error::Contention)) => {}
+            (_, Err(other)) => panic!("{other}"),
+        }
+    }
+    let data = &apps[0].look(&issued.cookie()).await.expect(200).json()["data"];
+    assert!(made.iter().all(|number| data[format!("field{number}")] == json!(number)), "an update is lost");
+    assert_eq!(data.as_object().unwrap().len(), 1 + made.len(), "an update was made, and refused");
+    made.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_updates_of_one_session_are_made_one_after_another() {
+    for app in [TestApp::start(&[]).await, TestApp::start_on_redis(&[]).await] {
+        let made = update_at_once(&[&app]).await;
+        assert!(made >= MADE, "{made}");
+        let finds = value(&app.metrics().await, r#"sessiond_store_calls_total{call="find",outcome="ok"}"#);
+        // And this test's own.
+        assert_eq!(finds, made as f64 + 1.0, "each reads once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_updates_through_two_processes_race_in_pairs() {
+    let app = TestApp::start_on_redis(&[]).await;
+    let other = TestApp::beside(&app, &[]).await;
+    let made = update_at_once(&[&app, &other]).await;
+    assert!(made >= MADE, "{made}");
 }

@@ -1,4 +1,4 @@
-// The backends of examples/, each on a free port, over one sessiond.
+// The backends of examples/, the Express one on both majors, each on a free port, over one sessiond.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -8,12 +8,13 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const PROGRAMS = {
   express: ["node", `${root}examples/express/app.js`],
+  express4: ["node", "--import", new URL("express4.js", import.meta.url).href, `${root}examples/express/app.js`],
   fastapi: [`${root}target/fastapi/bin/python`, `${root}examples/fastapi/app.py`],
   axum: [`${root}target/examples/debug/sessiond-example-axum`],
 };
 const DEADLINE_MS = 20_000;
 
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();

@@ -112,27 +112,35 @@ for (const name of ["express", "fastapi", "axum"]) {
     const url = backends.urls[name];
     await logIn(url, "ada");
     const { id } = await visit(url);
+    const old = await cookie();
     await logIn(url, "eve");
     const seen = await visit(url);
     assert.notEqual(seen.id, id);
     assert.deepEqual([seen.user, seen.views], ["eve", "1"]);
+    const stale = await fetch(`${url}/account`, { headers: { cookie: `connect.sid=${old.value}` } });
+    assert.match(await stale.text(), /id="session">none</);
   });
 }
 
-test("logging out everywhere in one browser ends the session in another", async () => {
-  const other = await browser.newContext();
-  const { express, axum } = backends.urls;
-  await logIn(express, "grace");
-  const elsewhere = await other.newPage();
-  await logIn(axum, "grace", elsewhere);
-  await page.goto(`${express}/sessions`);
-  assert.equal(await page.locator("#sessions li").count(), 2);
-  assert.equal(await page.locator("#sessions li", { hasText: "this one" }).count(), 1);
-  await page.getByRole("button", { name: "Log out everywhere" }).click();
-  await page.locator("#user", { hasText: "nobody" }).waitFor();
-  assert.equal((await visit(`${axum}/account`, elsewhere)).user, "nobody");
-  await other.close();
-});
+for (const name of ["express", "fastapi"]) {
+  test(`logging out everywhere at ${name} in one browser ends the session in another`, async () => {
+    const other = await browser.newContext();
+    const url = backends.urls[name];
+    await logIn(url, "grace");
+    const elsewhere = await other.newPage();
+    await logIn(backends.urls.axum, "grace", elsewhere);
+    await page.goto(`${url}/account`);
+    await page.getByRole("link", { name: "my sessions" }).click();
+    await page.locator("#sessions").waitFor();
+    assert.equal(await page.locator("#sessions li").count(), 2);
+    assert.equal(await page.locator("#sessions li", { hasText: "this one" }).count(), 1);
+    await page.getByRole("button", { name: "Log out everywhere" }).click();
+    await page.locator("#user", { hasText: "nobody" }).waitFor();
+    assert.equal(await cookie(), undefined, "a logout clears the cookie");
+    assert.equal((await visit(`${backends.urls.axum}/account`, elsewhere)).user, "nobody");
+    await other.close();
+  });
+}
 
 test("a session expires, in the browser as on every backend", async (t) => {
   const short = await startSessiond("--idle-timeout", "2s");

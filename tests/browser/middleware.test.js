@@ -1,10 +1,14 @@
-// The examples' three middlewares, held to what a browser does not see: the service away, and a visitor beside another.
+// The examples' middlewares where a browser cannot look: the service is unavailable, a visitor beside another, two requests of
+// one browser at the same time.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { test } from "node:test";
+import express from "express4";
 import { startSessiond } from "../common/sessiond.mjs";
 import { startBackends } from "./backends.js";
+import { startGate } from "./gate.js";
 
 const COOKIE = { cookie: "theme=dark; connect.sid=s%3Aada.signed" };
 
@@ -63,18 +67,18 @@ test("a service that is away is a 503, and nobody is logged out", async (t) => {
   });
 });
 
+async function ask(url, options) {
+  const answer = await fetch(url, { redirect: "manual", ...options });
+  return { status: answer.status, body: await answer.text(), cookies: answer.headers.getSetCookie().map((line) => line.split(";")[0]) };
+}
+const logIn = (url, user, headers) => ask(`${url}/login`, { method: "POST", headers, body: new URLSearchParams({ user }) });
+
 test("between requests", async (t) => {
   // Not Secure: so that a cookie jar in a backend's client, were there one, would send it. Each resolve touches.
   const sessiond = await startSessiond("--cookie-secure", "false", "--touch-after", "1ms");
   t.after(sessiond.stop);
   const { urls, stop } = await startBackends(sessiond.url);
   t.after(stop);
-
-  async function ask(url, options) {
-    const answer = await fetch(url, { redirect: "manual", ...options });
-    return { status: answer.status, body: await answer.text(), cookies: answer.headers.getSetCookie().map((line) => line.split(";")[0]) };
-  }
-  const logIn = (url, user, headers) => ask(`${url}/login`, { method: "POST", headers, body: new URLSearchParams({ user }) });
 
   for (const [name, url] of Object.entries(urls)) {
     await t.test(`${name} keeps no visitor's cookie for the next`, async () => {
@@ -104,4 +108,98 @@ test("between requests", async (t) => {
       assert.deepEqual((await ask(`${url}/account`, { headers: { cookie: ada } })).cookies, [ada]);
     });
   }
+});
+
+test("a login's cookie survives an anonymous request that is slower than the login", async (t) => {
+  // Each resolve touches, so the slow request also has a cookie of the old session to pass on.
+  const sessiond = await startSessiond("--touch-after", "1ms");
+  t.after(sessiond.stop);
+  const nothing = () => {};
+  let before = nothing;
+  const gate = await startGate(sessiond.url, (request) => before(request));
+  t.after(gate.stop);
+  const { urls, stop } = await startBackends(gate.url);
+  t.after(stop);
+  /** Does this once, before the next request with this method reaches sessiond. */
+  const next = (method, action) => {
+    before = async (request) => {
+      if (request.method !== method) return;
+      before = nothing;
+      await action();
+    };
+  };
+
+  for (const [name, url] of Object.entries(urls)) {
+    for (const moment of ["update", "retry"]) {
+      await t.test(`${name}: the login comes before the ${moment}`, async () => {
+        const { cookies: [anonymous] } = await ask(url);
+        const headers = { cookie: anonymous };
+        let login;
+        const logInMeanwhile = async () => {
+          login = await logIn(url, "ada", headers);
+        };
+        // The update depends on the data: if they have changed, the middleware reads them and tries again.
+        next("PATCH", moment === "update" ? logInMeanwhile : async () => {
+          const json = { ...headers, "content-type": "application/merge-patch+json" };
+          await fetch(`${sessiond.url}/v1/session/data`, { method: "PATCH", headers: json, body: '{"theme":"dark"}' });
+          next("GET", logInMeanwhile);
+        });
+        const slow = await ask(url, { headers });
+        assert.equal(login.cookies.length, 1);
+        // A browser keeps the cookie that comes last.
+        const cookie = [...login.cookies, ...slow.cookies].at(-1);
+        const seen = await ask(url, { headers: { cookie } });
+        assert.match(seen.body, /id="user">ada</);
+        assert.match(seen.body, /id="views">2</);
+        assert.equal(slow.status, 409, slow.body);
+      });
+    }
+  }
+});
+
+test("logging out everywhere without a login ends nobody's sessions", async (t) => {
+  const sessiond = await startSessiond();
+  t.after(sessiond.stop);
+  const { urls, stop } = await startBackends(sessiond.url);
+  t.after(stop);
+  for (const name of ["express", "fastapi"]) {
+    for (const user of ["null", "None", "undefined"]) {
+      const { cookies: [cookie] } = await logIn(urls[name], user);
+      assert.equal((await ask(`${urls[name]}/logout-everywhere`, { method: "POST" })).status, 303);
+      const { body } = await ask(urls[name], { headers: { cookie } });
+      assert.ok(body.includes(`id="user">${user}<`), body);
+    }
+  }
+});
+
+test("after an update that came too late no update issues a session, but a login does", async (t) => {
+  const sessiond = await startSessiond();
+  t.after(sessiond.stop);
+  process.env.SESSIOND_URL = sessiond.url;
+  const { session, SessionEnded } = await import("../../examples/express/session.js");
+  const app = express();
+  app.use(session());
+  app.post("/", async (req, res) => {
+    await req.session.update({ theme: "dark" });
+    res.end();
+  });
+  app.post("/late", async (req, res) => {
+    await fetch(`${sessiond.url}/v1/session`, { method: "DELETE", headers: { cookie: req.headers.cookie } });
+    const late = [];
+    for (const theme of ["light", "dark"]) {
+      await req.session.update({ theme }).catch((error) => late.push(error instanceof SessionEnded));
+    }
+    const cookies = res.getHeader("set-cookie") ?? [];
+    await req.session.login("ada");
+    await req.session.update({ theme: "light" });
+    const { user, data } = req.session;
+    res.json({ late, cookies, user, data });
+  });
+  const server = app.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => (server.close(), server.closeAllConnections()));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  const { cookies: [cookie] } = await ask(url, { method: "POST" });
+  const { body } = await ask(`${url}/late`, { method: "POST", headers: { cookie } });
+  assert.deepEqual(JSON.parse(body), { late: [true, true], cookies: [], user: "ada", data: { theme: "light" } });
 });

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::policy::{attributes, policy};
 use super::redis_server::RedisServer;
-use super::way::Way;
+use super::slow_link::{Direction, Profile, SlowLink};
 
 const MAX_STALENESS: Duration = Duration::from_millis(300);
 /// How many sessions there are at a time, each under a task that issues, changes and ends it, and then issues the next.
@@ -35,7 +35,7 @@ const RECOVERY: Duration = Duration::from_secs(3);
 struct World {
     redis: RwLock<RedisServer>,
     /// How the second one gets to it.
-    way: Way,
+    link: SlowLink,
     sides: [Side; 2],
     /// Whether an Express writes, too.
     express: bool,
@@ -94,7 +94,7 @@ impl World {
     async fn new(express: bool) -> Arc<Self> {
         let redis = RedisServer::start();
         let keyspace = Keyspace { tombstone: express.then_some(60_000), ..Keyspace::default() };
-        let way = Way::to(redis.socket());
+        let link = SlowLink::to(redis.socket(), Profile::default(), 0);
         // Touched now and then during a life.
         let policy = Policy { touch_after: 100, express_writes: express, ..policy() };
         let side = async |url: String| {
@@ -105,9 +105,9 @@ impl World {
             Side { sessions, answers, hits: AtomicUsize::default(), errors: AtomicUsize::default() }
         };
         Arc::new(Self {
-            sides: [side(redis.url()).await, side(way.url()).await],
+            sides: [side(redis.url()).await, side(link.url()).await],
             redis: RwLock::new(redis),
-            way,
+            link,
             express,
             slots: [const { RwLock::new(None) }; SLOTS],
             lives: Mutex::default(),
@@ -335,9 +335,9 @@ async fn stopped(world: &World) {
 async fn held_up(world: &World) {
     for ms in [200, 400, 1000, 250, 450] {
         let before = world.sides[1].errors.load(Ordering::Relaxed);
-        world.way.hold(true);
+        world.link.hold(Direction::FromRedis);
         sleep(Duration::from_millis(ms)).await;
-        world.way.hold(false);
+        world.link.release(Direction::FromRedis);
         assert!(ms < 1000 || world.sides[1].errors.load(Ordering::Relaxed) > before, "nobody noticed");
         world.until_hits("after it was held up").await;
     }

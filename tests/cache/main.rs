@@ -11,5 +11,6 @@ mod policy;
 mod recorder;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/slow_link.rs"]
+mod slow_link;
 mod tracker;
-mod way;

@@ -9,12 +9,12 @@ use tokio::time::{sleep, timeout};
 
 use super::recorder::{PATIENCE, Recorder, Told};
 use super::redis_server::RedisServer;
-use super::way::Way;
+use super::slow_link::{Profile, SlowLink};
 
 struct Moved {
     first: RedisServer,
     second: RedisServer,
-    way: Way,
+    link: SlowLink,
     store: Arc<dyn Store>,
     recorder: Arc<Recorder>,
 }
@@ -23,20 +23,20 @@ impl Moved {
     /// Is followed on the first one; whoever connects now comes to the second.
     async fn new() -> Self {
         let (first, second) = (RedisServer::start(), RedisServer::start());
-        let way = Way::to(first.socket());
-        let store = store::open(&way.url().parse().unwrap(), &Keyspace::default()).await.unwrap();
+        let link = SlowLink::to(first.socket(), Profile::default(), 0);
+        let store = store::open(&link.url().parse().unwrap(), &Keyspace::default()).await.unwrap();
         let recorder = Recorder::new(Duration::from_millis(300));
         store.watch(Arc::clone(&recorder) as _);
         recorder.until(&Told::Current).await;
-        way.lead_to(second.socket());
-        Self { first, second, way, store, recorder }
+        link.lead_to(second.socket());
+        Self { first, second, link, store, recorder }
     }
 }
 
 /// Else the near-cache would keep what one of them says, and the other be the one that tells of its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_go_to_the_redis_that_tells_of_changes() {
-    let Moved { first, second, way: _way, store, recorder } = Moved::new().await;
+    let Moved { first, second, link: _link, store, recorder } = Moved::new().await;
     let _: () = first.connection().set_ex("sess:old", "{}", 60).unwrap();
     let _: () = second.connection().set_ex("sess:new", "{}", 60).unwrap();
     recorder.take();
@@ -63,7 +63,7 @@ async fn calls_go_to_the_redis_that_tells_of_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_has_become_a_replica_is_left() {
-    let Moved { first, second, way: _way, store, .. } = Moved::new().await;
+    let Moved { first, second, link: _link, store, .. } = Moved::new().await;
     redis::cmd("REPLICAOF").arg(&["127.0.0.1", "1"]).exec(&mut first.connection()).unwrap();
     let entry = || Entry { record: b"{}", user_id: None, expires_at: 2_000_000 };
     let written = async {

@@ -88,7 +88,7 @@ fn requests_in_work_end_before_it_stops() {
     let mut server = Sessiond::start(folder.path(), &[]);
     let mut idle = TcpStream::connect(&server.address).unwrap();
     let mut slow = TcpStream::connect(&server.address).unwrap();
-    slow.write_all(b"POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{\"user_id\"").unwrap();
+    slow.write_all(b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{\"user_id\"").unwrap();
     std::thread::sleep(Duration::from_millis(200));
     server.signal("-TERM");
     std::thread::sleep(Duration::from_millis(200));
@@ -106,7 +106,7 @@ fn it_does_not_wait_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Sessiond::start(folder.path(), &["--drain-timeout", "300ms"]);
     let mut stuck = TcpStream::connect(&server.address).unwrap();
-    stuck.write_all(b"POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n").unwrap();
+    stuck.write_all(b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let began = Instant::now();
     server.signal("-INT");

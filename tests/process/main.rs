@@ -4,7 +4,11 @@
 mod adopt;
 mod callers;
 mod configuration;
+mod disk;
 mod doctor;
+mod ghosts;
+mod hosts;
+mod http2;
 mod lifecycle;
 mod limits;
 mod ops;
@@ -14,6 +18,8 @@ mod readme;
 mod redis_server;
 mod secrecy;
 mod sessiond;
+#[path = "../common/slow_link.rs"]
+mod slow_link;
 mod start;
 mod stderr;
 mod traces;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::redis_server::RedisServer;
 use super::slow_link::{Direction, Profile, SlowLink};
-use super::{is_live, is_unavailable, issue, keyspace, listed, open, policy, sessions};
+use super::{is_live, is_unavailable, issue, keyspace, listed, open, policy, see, sessions};
 
 /// How much data a session has, in bytes.
 const BYTES: usize = 1_000;
@@ -55,8 +55,8 @@ async fn every_interleaving(call: Call, express_writes: bool) {
             let user = format!("user-{sent}-{heard}");
             let old = match call {
                 Call::Issue => None,
-                Call::Login => Some(issue(&observer, None, BYTES).await.unwrap().id),
-                Call::Regenerate => Some(issue(&observer, Some(&user), BYTES).await.unwrap().id),
+                Call::Login => Some(see(|| issue(&observer, None, BYTES)).await.id),
+                Call::Regenerate => Some(see(|| issue(&observer, Some(&user), BYTES)).await.id),
             };
             links[0].hold_after(Direction::ToRedis, sent);
             let mut called = tokio::spawn(call.run(calling.clone(), user.clone(), old));
@@ -88,10 +88,10 @@ async fn every_interleaving(call: Call, express_writes: bool) {
             if lives && ends {
                 violations.push(format!("{point}: it lives after revoke_user"));
             }
-            if lives && !listed(&observer, &user).await.unwrap().contains(&session.id) {
+            if lives && !see(|| listed(&observer, &user)).await.contains(&session.id) {
                 violations.push(format!("{point}: it lives and is not listed"));
             }
-            observer.revoke_user(&user, None).await.unwrap();
+            see(|| observer.revoke_user(&user, None)).await;
             if is_live(&observer, &session.id).await {
                 violations.push(format!("{point}: it lives after a second revoke_user"));
             }

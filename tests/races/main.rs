@@ -4,27 +4,36 @@
 //! `SESSIOND_RACE_ROUNDS` says how many rounds to run, `SESSIOND_RACE_SEED` repeats their plans and the links' delays.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod dead_entries;
 mod deadline;
+mod freezes;
 mod held;
 #[path = "../common/policy.rs"]
 mod policy;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
 mod rounds;
+mod skew;
 #[path = "../common/slow_link.rs"]
 mod slow_link;
+mod stops;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 use sessiond::clock::Clock;
 use sessiond::session::{Error, Id, NewSession, Policy, Session, Sessions, Touch};
 use sessiond::store::{self, Keyspace, Store};
+use tokio::time::sleep;
 
 use policy::{attributes, policy};
 
 /// How long a tombstone stays here, in ms.
 const TOMBSTONE: i64 = 60_000;
+
+/// How soon everything is as it must be: a login that failed may take a place for 10 s.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The keyspace of a service with or without `--express-writes`.
 fn keyspace(express_writes: bool) -> Keyspace {
@@ -46,8 +55,20 @@ async fn issue(sessions: &Sessions, user: Option<&str>, bytes: usize) -> Result<
     sessions.issue(new).await.map(Option::unwrap)
 }
 
+/// What is seen at last, however busy the machine is: repeats `look` while the store is unavailable.
+async fn see<T, F: Future<Output = Result<T, Error>>>(look: impl Fn() -> F) -> T {
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(seen) => return seen,
+            Err(error) => assert!(is_unavailable(&error) && began.elapsed() < PATIENCE, "{error}"),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn is_live(sessions: &Sessions, id: &Id) -> bool {
-    sessions.resolve(id, Touch::Never).await.unwrap().is_some()
+    see(|| sessions.resolve(id, Touch::Never)).await.is_some()
 }
 
 /// The ids that the user's list shows.

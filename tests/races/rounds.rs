@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::redis_server::RedisServer;
 use super::slow_link::{Profile, SlowLink};
-use super::{is_live, is_unavailable, issue, keyspace, listed, open, policy, seed, sessions};
+use super::{is_live, is_unavailable, issue, keyspace, listed, open, policy, see, seed, sessions};
 
 /// How many rounds there are if `SESSIOND_RACE_ROUNDS` does not say, and how many run at once.
 const ROUNDS: u64 = 1_000;
@@ -350,7 +350,7 @@ impl Round {
             }
         }
         let acknowledged = self.acknowledged.lock().unwrap().clone();
-        let listed_ids: HashSet<Id> = listed(&world.observer, &self.user).await.unwrap().into_iter().collect();
+        let listed_ids: HashSet<Id> = see(|| listed(&world.observer, &self.user)).await.into_iter().collect();
         for one in &acknowledged {
             if is_live(&world.observer, &one.id).await {
                 if called.is_none_or(|called| one.since >= called) {
@@ -405,9 +405,10 @@ async fn race(name: &str, world: Arc<World>) {
     }
     running.join_all().await;
     let (ended, counts) = (world.ended.lock().unwrap().clone(), &world.counts);
-    for ids in ended.chunks(1000) {
+    for ids in ended.chunks(200) {
         let ids: Vec<&str> = ids.iter().map(Id::as_str).collect();
-        for (id, found) in ids.iter().zip(world.store.find_many(&ids, Clock::system().now()).await.unwrap()) {
+        let found = see(|| async { Ok(world.store.find_many(&ids, Clock::system().now()).await?) }).await;
+        for (id, found) in ids.iter().zip(found) {
             if found.is_some() && !world.violations.lock().unwrap().iter().any(|known| known.contains(id)) {
                 world.violated(&counts.revived, format!("{id} was dead after its round, and is live at the end"));
             }

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod conformance;
+mod disk;
 mod express;
 mod index;
 mod model;

@@ -60,12 +60,18 @@ struct Opened {
     etag: Option<HeaderValue>,
     client: Value,
     known: Known,
+    /// Whether an update found that the session had ended.
+    ended: bool,
 }
 
 /// Why there is no answer.
 pub enum Failed {
-    /// Nobody knows whether there is a session. Never to be taken for "not logged in".
+    /// It is unknown whether there is a session. Do not treat this as "not logged in".
     Unavailable,
+    /// The session ended during this request: by a logout, or by a login in another request, which gave it a new id. The
+    /// update is not made. A new session for it would replace the login in the browser. The browser's next request has
+    /// the right session.
+    Ended,
     /// A mistake of ours.
     Refused(String),
 }
@@ -74,8 +80,11 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         match self {
             Self::Unavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "The session service is away.")
+                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], "The session service is unavailable.")
                     .into_response()
+            }
+            Self::Ended => {
+                (StatusCode::CONFLICT, "The session has ended during this request: try again.").into_response()
             }
             Self::Refused(why) => {
                 eprintln!("sessiond: {why}");
@@ -97,7 +106,8 @@ pub async fn session(State(sessiond): State<Sessiond>, mut request: Request, nex
     let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let client = json!({ "user_agent": user_agent.chars().take(1024).collect::<String>() });
     let cookie = headers.get(header::COOKIE).cloned();
-    let opened = Opened { sessiond, cookie, set_cookie: None, etag: None, client, known: Known::default() };
+    let opened =
+        Opened { sessiond, cookie, set_cookie: None, etag: None, client, known: Known::default(), ended: false };
     let session = Session(Arc::new(Mutex::new(opened)));
     let loaded = session.0.lock().await.load().await;
     let mut response = match loaded {
@@ -118,19 +128,11 @@ impl Session {
         self.0.lock().await.known.clone()
     }
 
-    /// Changes the data by a merge patch, made from the data as it is; of two requests at once none is lost.
+    /// Changes the data by a merge patch, made from the data as it is; of two requests at once none is lost. Fails with
+    /// [`Failed::Ended`] if the session ended after the request began. If there was none then, it issues one.
     pub async fn update(&self, patch: impl Fn(&Value) -> Value) -> Result<Known, Failed> {
         let mut opened = self.0.lock().await;
-        while opened.known.id.is_some() {
-            let body = patch(&opened.known.data);
-            let status = opened.call(Method::PATCH, "/v1/session/data", Some(body)).await?;
-            if status != StatusCode::PRECONDITION_FAILED {
-                break;
-            }
-            opened.load().await?;
-        }
-        // There was none, or it has ended meanwhile.
-        if opened.known.id.is_none() {
+        if opened.known.id.is_none() && !opened.ended {
             let mut data = patch(&json!({}));
             // A merge patch of nothing: what it would take away is not there.
             if let Value::Object(map) = &mut data {
@@ -138,21 +140,31 @@ impl Session {
             }
             let issued = json!({ "data": data, "client": opened.client });
             opened.call(Method::POST, "/v1/sessions", Some(issued)).await?;
+            return Ok(opened.known.clone());
         }
-        Ok(opened.known.clone())
+        while opened.known.id.is_some() {
+            let body = patch(&opened.known.data);
+            match opened.call(Method::PATCH, "/v1/session/data", Some(body)).await? {
+                StatusCode::OK => return Ok(opened.known.clone()),
+                StatusCode::PRECONDITION_FAILED => opened.load().await?,
+                _ => {}
+            }
+        }
+        opened.ended = true;
+        // The cookie of an extended session that has ended since.
+        opened.set_cookie = None;
+        Err(Failed::Ended)
     }
 
-    /// Gives the session a new id and binds the user.
+    /// Gives the session a new id and binds the user. Keeps the data of an anonymous session; sessiond drops the data of
+    /// another user.
     pub async fn login(&self, user: &str) -> Result<(), Failed> {
         let mut opened = self.0.lock().await;
-        // What was somebody else's is not theirs.
-        if opened.known.user.as_deref().is_some_and(|other| other != user) {
-            opened.call(Method::DELETE, "/v1/session", None).await?;
-        }
         let wanted = json!({ "user_id": user, "client": opened.client });
         if opened.known.id.is_some() {
             opened.call(Method::POST, "/v1/session/regenerate", Some(wanted.clone())).await?;
         }
+        // There was no session, or it has ended.
         if opened.known.user.as_deref() != Some(user) {
             opened.call(Method::POST, "/v1/sessions", Some(wanted)).await?;
         }
@@ -212,6 +224,7 @@ impl Opened {
             _ if status.is_success() => {
                 self.etag = answer.headers().get(header::ETAG).cloned();
                 self.known = answer.json().await?;
+                self.ended = false;
             }
             _ => return Err(Failed::Refused(answer.text().await?)),
         }

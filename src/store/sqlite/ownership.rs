@@ -7,12 +7,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::BUSY;
 use crate::store::{Error, Result};
 
-/// Checks that the file at `path` is empty or ours, and changes nothing: not even the journal mode.
-pub(super) fn check(path: &Path) -> Result<()> {
+/// Checks that the file at `path` is empty or ours, and changes nothing: not even the journal mode. Returns the connection
+/// that it was read over.
+pub(super) fn check(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
-    refuse_foreign(&connection)
+    refuse_foreign(&connection)?;
+    Ok(connection)
 }
 
 /// Refuses a database that has tables, and not ours.

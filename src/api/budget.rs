@@ -1,0 +1,89 @@
+//! Bounds on the memory that bodies and large answers take, over all connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::error::{Cause, Error, Result};
+
+/// Bytes of request bodies that are being received, and of batches that are being resolved. Sixteen of the largest
+/// batches, or some 450 of the largest updates, at one time.
+pub(super) const BODIES: usize = 64 * 1024 * 1024;
+/// Bytes of answers to batches that are being made or wait to be sent: four of the largest. Making one takes about three
+/// times its size.
+pub(super) const ANSWERS: usize = 64 * 1024 * 1024;
+/// Texts of /metrics that wait to be sent, each of some 70 KiB. No key is needed to ask for one.
+pub(super) const TEXTS: usize = 16;
+
+/// How long a batch waits for others to be sent.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// So much of something may be in use at one time.
+pub(super) struct Budget(Arc<Semaphore>);
+
+/// A part of a budget, until it is dropped.
+pub(super) struct Held(OwnedSemaphorePermit);
+
+impl Budget {
+    pub(super) fn new(amount: usize) -> Self {
+        Self(Arc::new(Semaphore::new(amount)))
+    }
+
+    /// Takes `amount`.
+    ///
+    /// # Errors
+    /// 503 if so much is not free.
+    pub(super) fn take(&self, amount: usize) -> Result<Held> {
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(permits(amount));
+        permit.map(Held).map_err(|_| overloaded())
+    }
+
+    /// Takes `amount`, and waits up to a second for it.
+    ///
+    /// # Errors
+    /// 503 if so much does not become free.
+    pub(super) async fn take_soon(&self, amount: usize) -> Result<Held> {
+        let permit = timeout(WAIT, Arc::clone(&self.0).acquire_many_owned(permits(amount))).await;
+        permit.ok().and_then(std::result::Result::ok).map(Held).ok_or_else(overloaded)
+    }
+}
+
+impl Held {
+    /// Adds another part of the same budget.
+    pub(super) fn add(&mut self, other: Self) {
+        self.0.merge(other.0);
+    }
+
+    /// Gives back what is held above `amount`.
+    pub(super) fn shrink(&mut self, amount: usize) {
+        drop(self.0.split(self.0.num_permits().saturating_sub(amount)));
+    }
+
+    /// Ties this to `bytes`: it is held until they have been sent.
+    pub(super) fn with(self, bytes: impl Into<Vec<u8>>) -> Bytes {
+        Bytes::from_owner(HeldBytes { bytes: bytes.into(), _held: self })
+    }
+}
+
+struct HeldBytes {
+    bytes: Vec<u8>,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn permits(amount: usize) -> u32 {
+    u32::try_from(amount).unwrap_or(u32::MAX)
+}
+
+fn overloaded() -> Error {
+    Error::unavailable("overloaded", "large requests and answers in progress take all the memory they may: try again")
+        .because(Cause::Unavailable("large requests and answers in progress take all the memory they may".into()))
+}

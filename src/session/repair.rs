@@ -1,0 +1,116 @@
+//! Repairs: what is left to do after a call to the store that failed, done in the background when the store answers again.
+//!
+//! - A session whose caller was told that it was not stored is withdrawn. A call that was not answered in time may be applied
+//!   later: nobody holds the cookie of such a session, but it would be listed, and take a place of its user. It is removed
+//!   once more a little later, because a write that was under way when its connection broke can arrive after the first removal.
+//! - A user whose sessions could not be brought down to the limit after a login is tried again.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+
+use super::{Error, Id, Sessions};
+
+/// How many repairs wait at most. Further ones are left out: sessions expire, and the next login evicts.
+const MOST: usize = 10_000;
+/// How long to wait after a repair that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long repairs that fail are repeated.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// When a session is removed again: after every write that was under way has arrived or was dropped.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The repairs to be made, in the order in which they are due.
+#[derive(Default)]
+pub(super) struct Repairs {
+    first: Mutex<VecDeque<Repair>>,
+    again: Mutex<VecDeque<Repair>>,
+}
+
+#[derive(Clone)]
+struct Repair {
+    work: Work,
+    due: Instant,
+}
+
+#[derive(Clone)]
+enum Work {
+    Withdraw { id: Id, user_id: Option<String> },
+    Evict { user_id: String },
+}
+
+#[derive(Clone, Copy)]
+enum Round {
+    First,
+    Again,
+}
+
+impl Repairs {
+    fn queue(&self, round: Round) -> MutexGuard<'_, VecDeque<Repair>> {
+        let queue = match round {
+            Round::First => &self.first,
+            Round::Again => &self.again,
+        };
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    /// Removes a session whose caller got an error, in the background.
+    pub(super) fn withdraw_later(&self, id: Id, user_id: Option<String>) {
+        self.repair_later(Work::Withdraw { id, user_id }, Instant::now(), Round::First);
+    }
+
+    /// Ends the sessions that a user has too many, in the background.
+    pub(super) fn evict_later(&self, user_id: String) {
+        self.repair_later(Work::Evict { user_id }, Instant::now(), Round::First);
+    }
+
+    fn repair_later(&self, work: Work, due: Instant, round: Round) {
+        let mut queue = self.inner.repairs.queue(round);
+        if queue.len() >= MOST {
+            return;
+        }
+        queue.push_back(Repair { work, due });
+        // One task works for each round, while there is something to do.
+        if queue.len() == 1 {
+            let sessions = self.clone();
+            tokio::spawn(async move { sessions.repair_all(round).await });
+        }
+    }
+
+    async fn repair_all(self, round: Round) {
+        loop {
+            let Some(next) = self.inner.repairs.queue(round).front().cloned() else { return };
+            sleep_until(next.due).await;
+            let repaired = self.repair(&next.work).await;
+            if repaired.is_err() && next.due.elapsed() < PATIENCE {
+                sleep(PAUSE).await;
+                continue;
+            }
+            let done = {
+                let mut queue = self.inner.repairs.queue(round);
+                queue.pop_front();
+                queue.is_empty()
+            };
+            if let (Ok(()), Round::First, Work::Withdraw { .. }) = (repaired, round, &next.work) {
+                self.repair_later(next.work, Instant::now() + AGAIN, Round::Again);
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    async fn repair(&self, work: &Work) -> Result<(), Error> {
+        let call = self.begin();
+        match work {
+            Work::Withdraw { id, user_id } => {
+                self.store(call).remove(&[id.as_str()], user_id.as_deref(), call.now).await?;
+                Ok(())
+            }
+            Work::Evict { user_id } => self.evict_down_to_limit(user_id, call).await,
+        }
+    }
+}
