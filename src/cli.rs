@@ -28,7 +28,7 @@ use crate::caller::{Key, Scope};
 use crate::config::{Config, Listen, fresh_secret};
 use crate::telemetry::{self, Metrics};
 
-/// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
+/// express-session as a service: browser sessions over HTTP, in Redis or an embedded SQLite file
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -152,7 +152,7 @@ pub struct Logs {
     /// What to log
     #[arg(long, env = "SESSIOND_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: Level,
-    /// How to write it
+    /// How to write the log
     #[arg(long, env = "SESSIOND_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: Format,
     /// Base URL of a collector (OTLP over HTTP, as in http://127.0.0.1:4318) that gets the spans of those requests whose

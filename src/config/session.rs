@@ -23,7 +23,9 @@ pub struct Session {
     /// The longest idle timeout that an issuer may ask for
     #[arg(long, env = "SESSIOND_MAX_IDLE_TIMEOUT", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
     pub max_idle_timeout: Ms,
-    /// Time from issue until a session ends, whatever happens
+    /// Time from issue until a session ends
+    ///
+    /// It ends then, whatever happens
     #[arg(long, env = "SESSIOND_LIFETIME", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
     pub lifetime: Ms,
     /// The longest lifetime that an issuer may ask for
