@@ -4,6 +4,7 @@
 mod adopt;
 mod callers;
 mod configuration;
+mod contract;
 mod disk;
 mod doctor;
 mod ghosts;

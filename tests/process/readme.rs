@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use crate::contract::calls;
 use crate::redis_server::RedisServer;
 use crate::sessiond::{SECRET, Sessiond, command};
 
@@ -140,6 +141,28 @@ fn every_flag_that_the_readme_names_is_there() {
     let mut compose = passed_by_compose();
     assert!(compose.insert("SESSIOND_SECRET_FILE".into()), "the Compose file passes one of the two");
     assert_eq!(compose, named(&help), "docker-compose.yml passes every variable of --help, and no other");
+}
+
+/// The API table has every call of the contract, and no other.
+#[test]
+fn the_readme_has_every_call() {
+    let table = README.split_once("| call | what it does | answers |").unwrap().1.split_once("\n\n").unwrap().0;
+    let named: BTreeSet<&str> = table.split('`').collect();
+    assert!(named.contains("/v1/sessions/{id}"), "the row of the calls by id");
+    let calls = calls();
+    for (method, path) in &calls {
+        // A call by id is the same as by cookie, and probes have no method there.
+        let path =
+            path.strip_prefix("/v1/sessions/{id}").map_or((*path).to_owned(), |rest| format!("/v1/session{rest}"));
+        assert!(
+            named.contains(format!("{method} {path}").as_str()) || named.contains(path.as_str()),
+            "{method} {path}"
+        );
+    }
+    for (method, path) in named.iter().filter_map(|name| name.split_once(" /")) {
+        let is_there = calls.iter().any(|(of, at)| of == method && at[1..] == *path);
+        assert!(is_there, "{method} /{path}");
+    }
 }
 
 /// The variables that docker-compose.yml sets for the service, or passes on to it.
