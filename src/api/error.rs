@@ -129,6 +129,11 @@ impl Error {
 impl From<session::Error> for Error {
     fn from(error: session::Error) -> Self {
         match error {
+            session::Error::Store(store::Error::OutOfTime) => {
+                let detail = "the session store is slow: what became of the session is not known; try again";
+                Self::unavailable("store-unavailable", detail)
+                    .because(Cause::Unavailable("the calls to the store took too long together".into()))
+            }
             session::Error::Store(store::Error::Unavailable(why)) => {
                 let detail = "the session store does not answer, or refuses to: what became of the session is not known; try again";
                 Self::unavailable("store-unavailable", detail).because(Cause::Unavailable(why))

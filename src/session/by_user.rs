@@ -1,8 +1,6 @@
 //! Everything of one user: listing it, and logging out everywhere.
 
-use tokio::time::Instant;
-
-use super::{BY_USER, Call, Error, Id, Record, Session, Sessions};
+use super::{Call, Data, Error, Id, Record, Session, Sessions};
 use crate::clock::Ms;
 use crate::store::{Listed, Page, Position};
 
@@ -40,7 +38,7 @@ impl Sessions {
     /// regenerated meanwhile may be anywhere in the list.
     async fn revoke_listed(&self, user_id: &str, except: Option<&Id>) -> Result<usize, Error> {
         let (mut revoked, mut standing) = (0, 0);
-        let deadline = Instant::now() + BY_USER;
+        let deadline = self.begin_many().deadline;
         loop {
             let call = Call { deadline, ..self.begin() };
             let page = self.store(call).sweep_user(user_id, self.policy().step() + standing, call.now).await?;
@@ -53,8 +51,10 @@ impl Sessions {
             let mut removed = 0;
             if !ids.is_empty() {
                 removed = self.store(call).remove(&ids, Some(user_id), call.now).await?;
-                self.metrics().revoked.by_user.inc_by(removed as u64);
-                revoked += removed;
+                // A place that was held for a login is no session.
+                let sessions = removed.saturating_sub(ended.iter().filter(|row| is_pending(row)).count());
+                self.metrics().revoked.by_user.inc_by(sessions as u64);
+                revoked += sessions;
             }
             if page.next.is_none() && page.vanished == 0 && removed == ids.len() {
                 return Ok(revoked);
@@ -62,13 +62,13 @@ impl Sessions {
         }
     }
 
-    /// The live sessions of a user, the latest expiry first; `after` is the `next` of the page before. A page is of
-    /// `limit` rows of the store: it may show fewer, and is not the last for that.
+    /// The live sessions of a user, without their data, the latest expiry first; `after` is the `next` of the page before. A
+    /// page is of `limit` rows of the store: it may show fewer, and is not the last for that.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn list(&self, user_id: &str, after: Option<Position>, limit: usize) -> Result<Listing, Error> {
-        let call = Call { deadline: Instant::now() + BY_USER, ..self.begin() };
+        let call = self.begin_many();
         let mut listing = Listing { sessions: Vec::new(), next: after };
         let mut left = limit;
         loop {
@@ -79,7 +79,8 @@ impl Sessions {
                 let id = Id::parse(row.id)?;
                 let record = Record::decode(&row.found.record).ok()?;
                 let standing = self.policy().standing(&record, row.found.expires_at, call.now)?;
-                Some(self.session(id, record, standing, false))
+                // A list shows no data, and a page of it could be large.
+                Some(Session { data: Data::empty(), ..self.session(id, record, standing, false) })
             }));
             if left == 0 || listing.next.is_none() {
                 return Ok(listing);
@@ -125,4 +126,8 @@ impl Sessions {
     fn is_of(&self, row: &Listed, user_id: &str) -> bool {
         Record::decode(&row.found.record).map_or(true, |record| self.user_of(&record).as_deref() == Some(user_id))
     }
+}
+
+fn is_pending(row: &Listed) -> bool {
+    Record::decode(&row.found.record).is_ok_and(|record| record.ours.is_some_and(|ours| ours.pending))
 }

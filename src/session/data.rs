@@ -93,6 +93,11 @@ impl Data {
         Ok(Self(text))
     }
 
+    /// Data with nothing in it.
+    pub(super) fn empty() -> Self {
+        Self(RawValue::from_string("{}".into()).expect("this is JSON"))
+    }
+
     /// The JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -30,6 +30,21 @@ pub(super) struct Unstored {
     pub standing: Standing,
 }
 
+/// Withdraws a session when it is dropped, unless it has no id by then: after an error, or when the caller hung up.
+struct Unclaimed<'a> {
+    sessions: &'a Sessions,
+    id: Option<&'a Id>,
+    user_id: Option<&'a str>,
+}
+
+impl Drop for Unclaimed<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.sessions.withdraw_later(id.clone(), self.user_id.map(str::to_owned));
+        }
+    }
+}
+
 impl Sessions {
     /// Makes a new session. None when it has no user and no data and the policy does not store such (Express's
     /// `saveUninitialized`).
@@ -76,17 +91,17 @@ impl Sessions {
 
     /// Stores a new session, in one step.
     pub(super) async fn insert(&self, ours: Ours, data: Data, persistent: bool, call: Call) -> Result<Session, Error> {
-        let mut new = self.unstored(Id::random(), ours, data, persistent, call.now);
+        let new = self.unstored(Id::random(), ours, data, persistent, call.now);
         let (record, expires_at) = (new.record.encode(), new.standing.expires_at);
         for _ in 0..MAX_RACES {
+            let id = Id::random();
             let entry = Entry { record: &record, user_id: new.user_id.as_deref(), expires_at };
-            match self.store(call).insert(new.id.as_str(), entry, call.now).await {
-                Ok(Insertion::Done) => return Ok(self.session(new.id, new.record, new.standing, true)),
-                Ok(Insertion::Refused) => new.id = Id::random(),
-                Err(error) => {
-                    self.withdraw_later(new.id, new.user_id);
-                    return Err(error.into());
-                }
+            let mut unclaimed = Unclaimed { sessions: self, id: Some(&id), user_id: new.user_id.as_deref() };
+            let inserted = self.store(call).insert(id.as_str(), entry, call.now).await?;
+            unclaimed.id = None;
+            drop(unclaimed);
+            if inserted == Insertion::Done {
+                return Ok(self.session(id, new.record, new.standing, true));
             }
         }
         Err(Error::Contention)

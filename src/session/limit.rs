@@ -5,7 +5,7 @@
 //! an error, or whose process dies, occupies a place for seconds. (A single script cannot do it: the places of a user are
 //! keys on different nodes of a cluster.) Without a limit no place can be occupied, and a session is stored in one step.
 //!
-//! Sessions are counted after the own one was stored, so that of many logins at once the last one sees all of them.
+//! A login counts the sessions after it has stored its own. So of many logins at once, the last one sees all of them.
 
 use tokio::time::{Duration, Instant, sleep};
 
@@ -137,7 +137,7 @@ impl Sessions {
     pub(super) async fn evict(&self, user_id: Option<&str>, call: Call) {
         let Some(user_id) = user_id else { return };
         if let Err(error) = self.evict_down_to_limit(user_id, call).await {
-            tracing::debug!(%error, "a user has more sessions than --max-sessions-per-user for a while");
+            tracing::debug!(%error, "a user has more sessions than --max-sessions-per-user until the store answers");
             self.evict_later(user_id.to_owned());
         }
     }

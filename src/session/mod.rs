@@ -61,9 +61,9 @@ const MAX_RACES: usize = 256;
 /// ([`crate::store::DEADLINE`]); of a login that makes several on a slow link, the last ones get what is left.
 const REQUEST: Duration = Duration::from_millis(700);
 
-/// The same for listing and revoking a user, in as many steps as their sessions take. If the store does not answer, the
-/// step in progress ends the request within 500 ms.
-const BY_USER: Duration = Duration::from_secs(4);
+/// The same for requests about many sessions, which take as many steps as there are sessions: listing and revoking a user, and
+/// a batch. If the store does not answer, the step in progress ends the request within 500 ms.
+const MANY: Duration = Duration::from_secs(4);
 
 /// How many rows one step of a purge takes.
 const STEP: usize = 1000;
@@ -215,6 +215,11 @@ impl Sessions {
     /// Starts a verb: reads the clock, once.
     fn begin(&self) -> Call {
         Call { now: self.inner.clock.now(), deadline: Instant::now() + REQUEST }
+    }
+
+    /// Starts a verb about many sessions.
+    fn begin_many(&self) -> Call {
+        Call { deadline: Instant::now() + MANY, ..self.begin() }
     }
 
     fn store(&self, call: Call) -> Calls<'_> {

@@ -32,7 +32,7 @@ struct Queue {
     turn: Turn,
 }
 
-/// Held by the update in progress; fair. When the store failed the last one, and how.
+/// The right to update, which waiting updates get in the order of their calls. It holds the last failure of the store.
 type Turn = Arc<tokio::sync::Mutex<Option<(Instant, store::Error)>>>;
 
 /// A place in a queue, until it is dropped.

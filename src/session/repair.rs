@@ -6,8 +6,11 @@
 //! - A user whose sessions could not be brought down to the limit after a login is tried again.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::{Error, Id, Sessions};
@@ -21,20 +24,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// When a session is removed again: after every write that was under way has arrived or was dropped.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The repairs to be made, in the order in which they are due.
+/// The repairs to be made.
 #[derive(Default)]
 pub(super) struct Repairs {
-    first: Mutex<VecDeque<Repair>>,
-    again: Mutex<VecDeque<Repair>>,
+    first: Mutex<Queue>,
+    again: Mutex<Queue>,
 }
 
-#[derive(Clone)]
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Repair>,
+    /// Whether a task works on them.
+    is_worked_on: bool,
+}
+
 struct Repair {
     work: Work,
     due: Instant,
 }
 
-#[derive(Clone)]
+#[derive(PartialEq, Eq)]
 enum Work {
     Withdraw { id: Id, user_id: Option<String> },
     Evict { user_id: String },
@@ -47,7 +56,7 @@ enum Round {
 }
 
 impl Repairs {
-    fn queue(&self, round: Round) -> MutexGuard<'_, VecDeque<Repair>> {
+    fn queue(&self, round: Round) -> MutexGuard<'_, Queue> {
         let queue = match round {
             Round::First => &self.first,
             Round::Again => &self.again,
@@ -68,49 +77,54 @@ impl Sessions {
     }
 
     fn repair_later(&self, work: Work, due: Instant, round: Round) {
+        // There is none while the process ends.
+        let Ok(runtime) = Handle::try_current() else { return };
         let mut queue = self.inner.repairs.queue(round);
-        if queue.len() >= MOST {
+        let is_evicted = |repair: &Repair| matches!(work, Work::Evict { .. }) && repair.work == work;
+        if queue.waiting.len() >= MOST || queue.waiting.iter().any(is_evicted) {
             return;
         }
-        queue.push_back(Repair { work, due });
-        // One task works for each round, while there is something to do.
-        if queue.len() == 1 {
+        queue.waiting.push_back(Repair { work, due });
+        if !std::mem::replace(&mut queue.is_worked_on, true) {
             let sessions = self.clone();
-            tokio::spawn(async move { sessions.repair_all(round).await });
+            runtime.spawn(async move { sessions.repair_all(round).await });
         }
     }
 
     async fn repair_all(self, round: Round) {
         loop {
-            let Some(next) = self.inner.repairs.queue(round).front().cloned() else { return };
-            sleep_until(next.due).await;
-            let repaired = self.repair(&next.work).await;
-            if repaired.is_err() && next.due.elapsed() < PATIENCE {
-                sleep(PAUSE).await;
-                continue;
-            }
-            let done = {
+            let next = {
                 let mut queue = self.inner.repairs.queue(round);
-                queue.pop_front();
-                queue.is_empty()
+                let next = queue.waiting.pop_front();
+                queue.is_worked_on = next.is_some();
+                next
             };
-            if let (Ok(()), Round::First, Work::Withdraw { .. }) = (repaired, round, &next.work) {
-                self.repair_later(next.work, Instant::now() + AGAIN, Round::Again);
-            }
-            if done {
-                return;
+            let Some(next) = next else { return };
+            sleep_until(next.due).await;
+            let repaired = AssertUnwindSafe(self.repair(&next.work)).catch_unwind().await;
+            match (repaired, round, &next.work) {
+                (Ok(Ok(())), Round::First, Work::Withdraw { .. }) => {
+                    self.repair_later(next.work, Instant::now() + AGAIN, Round::Again);
+                }
+                // The others first: this one may take longer than there is time.
+                (Ok(Err(_)), ..) if next.due.elapsed() < PATIENCE => {
+                    self.inner.repairs.queue(round).waiting.push_back(next);
+                    sleep(PAUSE).await;
+                }
+                // Done, given up, or a panic, which was logged.
+                _ => {}
             }
         }
     }
 
     async fn repair(&self, work: &Work) -> Result<(), Error> {
-        let call = self.begin();
         match work {
             Work::Withdraw { id, user_id } => {
+                let call = self.begin();
                 self.store(call).remove(&[id.as_str()], user_id.as_deref(), call.now).await?;
                 Ok(())
             }
-            Work::Evict { user_id } => self.evict_down_to_limit(user_id, call).await,
+            Work::Evict { user_id } => self.evict_down_to_limit(user_id, self.begin_many()).await,
         }
     }
 }

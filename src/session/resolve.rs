@@ -48,7 +48,7 @@ impl Sessions {
     /// [`MAX_ANSWER_BYTES`].
     pub async fn resolve_many(&self, ids: Vec<Id>) -> Result<Vec<Result<Option<Session>, Error>>, Error> {
         let mut answers = Vec::with_capacity(ids.len());
-        let (mut ids, mut bytes, call) = (ids.into_iter(), 0, self.begin());
+        let (mut ids, mut bytes, call) = (ids.into_iter(), 0, self.begin_many());
         while ids.len() > 0 {
             let step = self.resolve_step(ids.by_ref().take(self.policy().step()).collect(), call).await?;
             bytes += step.iter().flatten().flatten().map(|session| session.data.as_str().len()).sum::<usize>();

@@ -1,9 +1,7 @@
 //! Update: changing the data without losing another caller's change.
 
-use tokio::time::Instant;
-
 use super::{Change, Data, Error, Id, MAX_RACES, Session, Sessions};
-use crate::store::{Entry, Outcome};
+use crate::store::{self, Entry, Outcome};
 
 impl Sessions {
     /// Changes the session's data by compare-and-set, and touches it. None when there is no such session. Updates of one
@@ -33,12 +31,13 @@ impl Sessions {
         let call = self.begin();
         let now = call.now;
         let policy = self.policy();
-        for _ in 0..MAX_RACES {
-            // Other processes' updates came first each time. This is no failure of the store.
-            if Instant::now() >= call.deadline {
-                return Err(Error::Contention);
-            }
-            let Some(loaded) = self.load(id, call).await? else { return Ok(None) };
+        for races in 0..MAX_RACES {
+            let loaded = match self.load(id, call).await {
+                // Other processes' updates came first each time.
+                Err(Error::Store(store::Error::OutOfTime)) if races > 0 => return Err(Error::Contention),
+                loaded => loaded?,
+            };
+            let Some(loaded) = loaded else { return Ok(None) };
             let before = self.session(id.clone(), loaded.record.clone(), loaded.standing, false);
             if !if_match(&before) {
                 return Err(Error::PreconditionFailed);

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    DEADLINE, Enlisted, Entry, Error, Found, Insertion, Outcome, Page, Position, Result, Store, Watcher, late,
-};
+use super::{DEADLINE, Enlisted, Entry, Error, Found, Insertion, Outcome, Page, Position, Result, Store, Watcher};
 use crate::clock::Ms;
 use crate::telemetry::{CallMetrics, Metrics};
 
@@ -77,12 +75,12 @@ impl Calls<'_> {
             // The store's own deadline comes first.
             call.await
         } else {
-            timeout_at(self.deadline, call).await.unwrap_or_else(|_| Err(late()))
+            timeout_at(self.deadline, call).await.unwrap_or(Err(Error::OutOfTime))
         };
         metrics.duration.observe(began.elapsed().as_secs_f64());
         match &answer {
             Ok(_) => metrics.ok.inc(),
-            Err(Error::Unavailable(_)) => metrics.unavailable.inc(),
+            Err(Error::Unavailable(_) | Error::OutOfTime) => metrics.unavailable.inc(),
             Err(Error::Unexpected(_)) => metrics.unexpected.inc(),
         };
         answer

@@ -47,6 +47,9 @@ pub enum Error {
     /// It is away, refuses, or took too long. Trying again later may help.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// The request had no time left for this call. This says nothing about the store.
+    #[error("the request's time is over")]
+    OutOfTime,
     /// It answered what it never should: a bug here, or another program's data under our keys.
     #[error("the store answered something unexpected: {0}")]
     Unexpected(String),

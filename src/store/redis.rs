@@ -20,11 +20,13 @@ mod scripts;
 mod survey;
 mod tracker;
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use futures_util::future::{join, try_join_all};
 use redis::{FromRedisValue, Pipeline, Script, ToRedisArgs};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -39,8 +41,15 @@ use super::{
 use crate::clock::Ms;
 use crate::telemetry::Metrics;
 
-/// The Redis store.
-pub struct Redis {
+/// How many index entries are repaired at the same time, at most.
+const REPAIRS: usize = 1000;
+
+/// The Redis store. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis(Arc<Shared>);
+
+/// The inside of [`Redis`].
+pub struct Shared {
     link: Link,
     key_prefix: String,
     index_prefix: String,
@@ -50,6 +59,16 @@ pub struct Redis {
     tombstone: Option<Ms>,
     watched: OnceLock<Watched>,
     finds: Gather<String, Result<Option<Found>>>,
+    /// How many more index entries may be repaired at the same time.
+    repairs: Arc<Semaphore>,
+}
+
+impl Deref for Redis {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 struct Watched {
@@ -69,7 +88,7 @@ impl Redis {
         let index_prefix = index_prefix(&prefix);
         let legacy_index_prefix =
             Some(format!("{}-user:", prefix.trim_end_matches(':'))).filter(|legacy| *legacy != index_prefix);
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             link,
             key_prefix: prefix,
             index_prefix,
@@ -77,7 +96,8 @@ impl Redis {
             tombstone,
             watched: OnceLock::new(),
             finds: Gather::default(),
-        })
+            repairs: Arc::new(Semaphore::new(REPAIRS)),
+        })))
     }
 
     fn key(&self, id: &str) -> String {
@@ -141,8 +161,8 @@ impl Redis {
         .inspect_err(|_| self.link.suspect())
     }
 
-    /// Tells who watches of a write when it is dropped: when the write was made, or may have been. Redis tells of it
-    /// too, later.
+    /// Tells the watcher of a write when it is dropped, after the write was made or may have been made. Redis tells it too,
+    /// later.
     fn changing<'a>(&'a self, ids: &'a [&str]) -> impl Drop + 'a {
         let watcher = self.watched.get().map(|watched| watched.watcher.as_ref());
         Changing { watcher, ids }
@@ -156,12 +176,12 @@ impl Redis {
         let args = [expected, entry.record, ttl.as_bytes()];
         let write = self.invoke(script, &keys, &args, deadline);
         let Some(user_id) = entry.user_id else { return write.await };
-        // The index first: with a score that is too late an entry heals, with one that is too early it would be forgotten.
+        // The index first: it must not expire before the session.
         let (listed, outcome) = join(self.refresh(id, user_id, entry.expires_at, now, deadline), write).await;
         if matches!(outcome, Ok(Outcome::Missing)) {
             self.forget(&[id], Some(user_id), deadline).await;
-        } else if let Err(error) = listed {
-            tracing::debug!(%error, "a user's index was not refreshed");
+        } else if listed.is_err() && !matches!(outcome, Ok(Outcome::Changed)) {
+            self.refresh_later(id, user_id, entry.expires_at, now);
         }
         outcome
     }
@@ -188,7 +208,7 @@ impl Store for Redis {
         let (added, overdue, set, confirmed): (bool, Vec<(String, f64)>, Option<String>, bool) =
             self.run(&pipeline, deadline).await?;
         if set.is_some() && confirmed {
-            self.tidy(&index, overdue, now, deadline).await;
+            self.tidy_later(index, overdue, now);
             return Ok(Insertion::Done);
         }
         let mut undo = redis::pipe();
@@ -307,11 +327,14 @@ impl Store for Redis {
             if let Some(index) = &index {
                 confirm(&mut pipeline, index, new_id, entry.expires_at);
             }
+            if let Some(user_id) = user_id {
+                pipeline.cmd("ZREM").arg(self.index(user_id)).arg(id).ignore();
+            }
             let stands: Vec<bool> = self.run(&pipeline, deadline).await?;
-            self.forget(&[id], user_id, deadline).await;
             if !stands.contains(&false) {
-                if let Some(index) = &index {
-                    self.tidy(index, overdue, now, deadline).await;
+                // Nothing that may fail comes after this: the successor is stored.
+                if let Some(index) = index {
+                    self.tidy_later(index, overdue, now);
                 }
                 return Ok(Outcome::Applied);
             }

@@ -43,9 +43,9 @@ async fn prefixes_that_end_in_colons_have_lists_of_their_own() {
     assert_eq!(ids(other.as_ref(), "ada").await, ["other"]);
 }
 
-/// What version 0.1 listed under another name is found, also while a process of that version still writes there.
+/// What version 0.1 listed under another name is found, also while a process of that version still reads and writes there.
 #[tokio::test]
-async fn a_list_of_version_0_1_is_moved() {
+async fn a_list_of_version_0_1_is_copied() {
     let fixture = Fixture::on_redis(Keyspace { prefix: "sess".into(), tombstone: None }).await;
     let mut redis = fixture.redis.as_ref().unwrap().connection();
     for round in 0..2 {
@@ -58,9 +58,21 @@ async fn a_list_of_version_0_1_is_moved() {
         let mut listed = ids(fixture.store(), "ada").await;
         listed.sort();
         assert_eq!(listed, [after.clone(), before.clone()]);
-        assert!(!redis::cmd("EXISTS").arg("sess-user:ada").query::<bool>(&mut redis).unwrap());
+        assert!(redis::cmd("EXISTS").arg("sess-user:ada").query::<bool>(&mut redis).unwrap());
         let pttl: i64 = redis::cmd("PTTL").arg("user:sess:ada").query(&mut redis).unwrap();
         assert!(pttl > 50_000, "the list lives {pttl} ms");
         assert_eq!(fixture.store().remove(&[&after, &before], Some("ada"), now()).await.unwrap(), 2);
+        assert!(ids(fixture.store(), "ada").await.is_empty(), "what is gone is not copied");
     }
+}
+
+/// The old name of one prefix's list is the name of another's.
+#[tokio::test]
+async fn a_list_of_another_prefix_stays_as_it_is() {
+    let fixture = Fixture::on_redis(Keyspace { prefix: "sess:".into(), tombstone: None }).await;
+    let keyspace = Keyspace { prefix: "sess".into(), tombstone: None };
+    let other = sessiond::store::open(&fixture.url.parse().unwrap(), &keyspace).await.unwrap();
+    fixture.store().insert("one", entry(b"1"), now()).await.unwrap();
+    assert!(ids(other.as_ref(), "ada").await.is_empty());
+    assert_eq!(ids(fixture.store(), "ada").await, ["one"]);
 }

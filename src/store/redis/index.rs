@@ -17,17 +17,17 @@
 //!
 //! # Steps (each one is one Redis command or script; any others may come between two of them)
 //! - **Insert**: announce; `SET` the key; confirm, which changes an entry that stands and never adds one. It is acknowledged
-//!   only if the key was set and the entry stood. Otherwise it deletes the key again and is refused.
+//!   only if the key was set and the entry was still there. Otherwise it deletes the key again and is refused.
 //! - **Supersede** (regenerate): announce the new id; `SET` its key for [`UNCONFIRMED`]; compare-and-delete the old key;
 //!   confirm, and give the key its full time; remove the old entry. Only one of many gets past the third step. If the entry
 //!   or the key has gone by the fourth, the new key is deleted and there is no successor.
-//! - **Revoke** removes the key, then the entry. An id is never used again, so no later step can mean a live session.
-//! - **Sweep** (revoke a user): reads entries in one command, then their keys, and removes what has a key. A pending entry
-//!   without a key, which a second reading finds still pending, is left alone: its insert was not acknowledged, and a
-//!   regenerate in this state has not removed its old key yet. A listed entry without a key is *corrected*: removed if its
-//!   score is still the one that was read. If one was corrected, or had changed, or was gone when it was to be removed, it
-//!   may have been superseded, and the sweep is repeated. It is complete when one command has read every entry and none of
-//!   them had gone: until then each repetition has fewer entries to look at.
+//! - **Revoke** removes the key, then the entry. No other session ever has this id.
+//! - **Sweep** (revoke a user): reads entries in one command, then their keys, and removes each session that has a key.
+//!   - A listed entry without a key is *corrected*: it is removed if its score is still the one that was read.
+//!   - A pending entry without a key is read again. If it is still pending, it stays. Its insert was not acknowledged, and its
+//!     regenerate has not removed the old key yet.
+//!   - The sweep is repeated if an entry was corrected or had changed, or if a key had gone when it was to be removed: the
+//!     session may have been superseded. It is also repeated if there are more entries than one command reads.
 //! - **Correct** compares and writes in one script. A plain `ZREM` here could arrive after the confirmation of an insert
 //!   whose `SET` had not arrived when the key was read: a live session that is in no list.
 //!
@@ -37,8 +37,11 @@
 //! A score is written by one machine's clock and read by another's. So no entry is dropped because of its score: an entry
 //! whose score is in the past is only a reason to look at its key ([`Redis::tidy`]). The key's expiry is Redis's business.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use redis::Pipeline;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Redis, scripts, ttl};
 use crate::clock::Ms;
@@ -53,11 +56,23 @@ pub(super) const UNCONFIRMED: Ms = 10_000;
 /// How long an Express may extend a session before the service meets it again and still finds it listed, in ms.
 const INDEX_GRACE: Ms = 30 * 24 * 60 * 60 * 1000;
 
+/// How much longer than its members an index lives, in ms: a member's key may get its time this much later.
+const SLACK: Ms = 1000;
+
 /// How many overdue entries one insert looks at: more than it adds, so that lists that nobody reads stay short.
 const TIDIED: usize = 16;
 
 /// How many entries one step reads from an index of an earlier version.
-const MOVED: usize = 1000;
+const LEGACY: usize = 1000;
+
+/// How long an index lives at least, in ms: longer than a failed refresh is repeated.
+const INDEX_MINIMUM: Ms = 600_000;
+
+/// How long a refresh that failed is repeated.
+const REFRESHING: Duration = Duration::from_secs(120);
+
+/// How long to wait after a refresh that failed.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// An entry as it was read: its score and its id.
 type Scored = Position;
@@ -68,7 +83,7 @@ pub(super) type Announced = (bool, Vec<(String, f64)>);
 impl Redis {
     /// The time that an index has to live for a member that expires at `expires_at`, in ms.
     fn index_ttl(&self, expires_at: Ms, now: Ms) -> Ms {
-        ttl(expires_at, now) + self.tombstone.map_or(0, |_| INDEX_GRACE)
+        ttl(expires_at, now).max(INDEX_MINIMUM) + self.tombstone.map_or(SLACK, |_| INDEX_GRACE)
     }
 
     /// Makes the index say that a session expires at `expires_at`, or later.
@@ -89,6 +104,22 @@ impl Redis {
         self.invoke(&scripts::LIST, &[index], &[id.as_bytes(), score, index_ttl], deadline).await.map(|_| ())
     }
 
+    /// Refreshes an entry in the background, until it works: the session may outlive its index otherwise.
+    pub(super) fn refresh_later(&self, id: &str, user_id: &str, expires_at: Ms, now: Ms) {
+        let Ok(permit) = Arc::clone(&self.repairs).try_acquire_owned() else { return };
+        let (redis, id, user_id, began) = (self.clone(), id.to_owned(), user_id.to_owned(), Instant::now());
+        tokio::spawn(async move {
+            while let Err(error) = redis.refresh(&id, &user_id, expires_at, now, super::deadline()).await {
+                if began.elapsed() > REFRESHING {
+                    tracing::warn!(%error, "an index entry was not refreshed: its session may be in no list until it is touched");
+                    break;
+                }
+                sleep(PAUSE).await;
+            }
+            drop(permit);
+        });
+    }
+
     /// Adds a pending entry, unless the index has one for this id, reads overdue entries, and lets the index live as long
     /// as this entry will. The reply is [`Announced`].
     pub(super) fn announce(&self, pipeline: &mut Pipeline, index: &str, id: &str, expires_at: Ms, now: Ms) {
@@ -101,44 +132,48 @@ impl Redis {
         }
     }
 
-    /// Looks at the keys of overdue entries, and corrects what has none. A failure is left to the next insert.
-    pub(super) async fn tidy(&self, index: &str, overdue: Vec<(String, f64)>, now: Ms, deadline: Instant) {
+    /// Looks at the keys of overdue entries in the background, and corrects what has none. A failure is left to the next
+    /// insert.
+    pub(super) fn tidy_later(&self, index: String, overdue: Vec<(String, f64)>, now: Ms) {
         if overdue.is_empty() {
             return;
         }
+        let redis = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = redis.tidy(&index, overdue, now, super::deadline()).await {
+                tracing::debug!(%error, "overdue index entries were not corrected");
+            }
+        });
+    }
+
+    async fn tidy(&self, index: &str, overdue: Vec<(String, f64)>, now: Ms, deadline: Instant) -> Result<()> {
         let overdue: Vec<Scored> = overdue.into_iter().map(scored).collect();
-        let tidied = async {
-            let mut pipeline = redis::pipe();
-            for (_, id) in &overdue {
-                pipeline.cmd("PTTL").arg(self.key(id));
-            }
-            let pttls: Vec<Ms> = self.run(&pipeline, deadline).await?;
-            let mut corrections = Vec::with_capacity(overdue.len());
-            for (entry, pttl) in overdue.into_iter().zip(pttls) {
-                match pttl {
-                    -2 => corrections.push((entry, None)),
-                    // An insert that was never confirmed, and so never acknowledged.
-                    _ if entry.0 < 0 => drop(self.abandon(index, entry, deadline).await?),
-                    -1 => corrections.push((entry, Some(now + INDEX_GRACE))),
-                    pttl => corrections.push((entry, Some(now + pttl))),
-                }
-            }
-            self.correct(index, &corrections, deadline).await
-        };
-        if let Err(error) = tidied.await {
-            tracing::debug!(%error, "overdue index entries were not corrected");
+        let mut pipeline = redis::pipe();
+        for (_, id) in &overdue {
+            pipeline.cmd("PTTL").arg(self.key(id));
         }
+        let pttls: Vec<Ms> = self.run(&pipeline, deadline).await?;
+        let mut corrections = Vec::with_capacity(overdue.len());
+        for (entry, pttl) in overdue.into_iter().zip(pttls) {
+            match pttl {
+                -2 => corrections.push((entry, None)),
+                // An insert that was never confirmed, and so never acknowledged.
+                _ if entry.0 < 0 => self.abandon(index, entry, deadline).await?,
+                -1 => corrections.push((entry, Some(now + INDEX_GRACE))),
+                pttl => corrections.push((entry, Some(now + pttl))),
+            }
+        }
+        self.correct(index, &corrections, deadline).await.map(|_| ())
     }
 
     /// Removes an entry that is still pending, and then its key. The order is what makes it safe: an insert whose entry is
     /// gone cannot be confirmed any more.
-    async fn abandon(&self, index: &str, entry: Scored, deadline: Instant) -> Result<bool> {
+    async fn abandon(&self, index: &str, entry: Scored, deadline: Instant) -> Result<()> {
         let key = self.key(&entry.1);
-        let removed = self.correct(index, &[(entry, None)], deadline).await? == 1;
-        if removed {
+        if self.correct(index, &[(entry, None)], deadline).await? == 1 {
             self.run::<()>(redis::pipe().cmd("DEL").arg(key).ignore(), deadline).await?;
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// Gives entries a new score, or removes them, where the score is still the one that was read. Returns how many were
@@ -176,7 +211,7 @@ impl Redis {
     /// The listed entries after `after`, from the latest expiry down.
     pub(super) async fn latest(&self, user_id: &str, after: Option<&Position>, limit: usize, now: Ms) -> Result<Page> {
         let (index, deadline) = (self.index(user_id), super::deadline());
-        self.move_legacy_index(user_id, &index, deadline).await?;
+        self.copy_legacy_index(user_id, &index, deadline).await?;
         let from = after.map_or("+inf".to_owned(), |(rank, _)| rank.to_string());
         let mut offset = 0;
         loop {
@@ -198,7 +233,7 @@ impl Redis {
     /// Every entry from the lowest score up, the pending ones first.
     pub(super) async fn sweep(&self, user_id: &str, limit: usize, now: Ms) -> Result<Page> {
         let (index, deadline) = (self.index(user_id), super::deadline());
-        self.move_legacy_index(user_id, &index, deadline).await?;
+        self.copy_legacy_index(user_id, &index, deadline).await?;
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZRANGE").arg(&index).arg(0).arg(limit.saturating_sub(1)).arg("WITHSCORES");
         let (read,): (Vec<(String, f64)>,) = self.run(&pipeline, deadline).await?;
@@ -239,31 +274,38 @@ impl Redis {
         Ok(pending.iter().zip(scores).filter(|((score, _), now)| now.map(ms) == Some(*score)).count())
     }
 
-    /// Moves a user's entries here from where version 0.1 kept them, if that was elsewhere.
-    async fn move_legacy_index(&self, user_id: &str, index: &str, deadline: Instant) -> Result<()> {
+    /// Copies a user's entries from where version 0.1 kept them, if that was elsewhere. The old index stays, because a
+    /// process of that version may still read it, and expires by itself. It may also be the index of another key prefix: only
+    /// entries with a key under ours are copied.
+    async fn copy_legacy_index(&self, user_id: &str, index: &str, deadline: Instant) -> Result<()> {
         let Some(prefix) = &self.legacy_index_prefix else { return Ok(()) };
         let legacy = [prefix, user_id].concat();
-        loop {
+        for start in (0..).step_by(LEGACY) {
             let mut pipeline = redis::pipe();
             pipeline.cmd("PTTL").arg(&legacy);
-            pipeline.cmd("ZRANGE").arg(&legacy).arg(0).arg(MOVED - 1).arg("WITHSCORES");
+            pipeline.cmd("ZRANGE").arg(&legacy).arg(start).arg(start + LEGACY - 1).arg("WITHSCORES");
             let (pttl, entries): (Ms, Vec<(String, f64)>) = self.run(&pipeline, deadline).await?;
             if entries.is_empty() {
-                return Ok(());
+                break;
             }
             let mut pipeline = redis::pipe();
-            pipeline.cmd("ZADD").arg(index).arg("GT");
-            for (id, score) in &entries {
-                pipeline.arg(ms(*score)).arg(id);
+            for (id, _) in &entries {
+                pipeline.cmd("EXISTS").arg(self.key(id));
             }
-            pipeline.ignore();
+            let exist: Vec<bool> = self.run(&pipeline, deadline).await?;
+            let mut pipeline = redis::pipe();
+            for ((id, score), _) in entries.iter().zip(exist).filter(|(_, exists)| *exists) {
+                pipeline.cmd("ZADD").arg(index).arg("GT").arg(ms(*score)).arg(id).ignore();
+            }
+            if pipeline.is_empty() {
+                continue;
+            }
             for condition in ["NX", "GT"] {
-                pipeline.cmd("PEXPIRE").arg(index).arg(pttl.max(1)).arg(condition).ignore();
+                pipeline.cmd("PEXPIRE").arg(index).arg(pttl.max(INDEX_MINIMUM)).arg(condition).ignore();
             }
             self.run::<()>(&pipeline, deadline).await?;
-            let moved: Vec<_> = entries.into_iter().map(|entry| (scored(entry), None)).collect();
-            self.correct(&legacy, &moved, deadline).await?;
         }
+        Ok(())
     }
 }
 

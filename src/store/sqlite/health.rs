@@ -127,5 +127,6 @@ impl Health {
 fn reason(error: &Error) -> String {
     match error {
         Error::Unavailable(why) | Error::Unexpected(why) => why.clone(),
+        Error::OutOfTime => error.to_string(),
     }
 }
