@@ -46,7 +46,7 @@ const WRONG_PASSWORD: &str = "authentication failed: Redis refuses the user or t
 #[derive(Clone)]
 pub(super) struct Link {
     client: Client,
-    connection: watch::Receiver<std::result::Result<Connected, Away>>,
+    connection: watch::Receiver<std::result::Result<Connected, Disconnected>>,
     suspicion: Arc<Notify>,
     moved: Arc<Notify>,
     metrics: Arc<Metrics>,
@@ -61,13 +61,13 @@ struct Connected {
 
 /// Why there is no connection.
 #[derive(Clone)]
-struct Away {
+struct Disconnected {
     why: String,
     /// Redis answers, and refuses the user, the password or the database: waiting changes nothing.
     is_refusal: bool,
 }
 
-impl Away {
+impl Disconnected {
     fn new(why: impl Into<String>) -> Self {
         Self { why: why.into(), is_refusal: false }
     }
@@ -89,7 +89,7 @@ impl Link {
         let tcp = TcpSettings::default().set_nodelay(true);
         let client = Client::open(target.info.clone().set_tcp_settings(tcp))
             .map_err(|error| Error::Unexpected(error.category().into()))?;
-        let (keeper, connection) = watch::channel(Err(Away::new("not yet")));
+        let (keeper, connection) = watch::channel(Err(Disconnected::new("not yet")));
         let (suspicion, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let metrics = Arc::clone(metrics);
         let mut link = Self { client, connection, suspicion, moved, metrics };
@@ -98,8 +98,8 @@ impl Link {
         link.task("redis-connection").spawn(kept);
         // Longer than the first try takes, unless it panics.
         let _ = timeout(2 * DEADLINE, link.connection.changed()).await;
-        let refusal = link.connection.borrow().as_ref().err().filter(|away| away.is_refusal).cloned();
-        refusal.map_or(Ok(link), |away| Err(Error::Unavailable(away.why)))
+        let refusal = link.connection.borrow().as_ref().err().filter(|reason| reason.is_refusal).cloned();
+        refusal.map_or(Ok(link), |reason| Err(Error::Unavailable(reason.why)))
     }
 
     /// A background task of this store.
@@ -111,7 +111,7 @@ impl Link {
     pub(super) fn connection(&self) -> Result<MultiplexedConnection> {
         let connected = self.connection.borrow();
         let connection = connected.as_ref().map(|connected| connected.connection.clone());
-        connection.map_err(|away| Error::Unavailable(format!("Redis is not connected: {}", away.why)))
+        connection.map_err(|reason| Error::Unavailable(format!("Redis is not connected: {}", reason.why)))
     }
 
     /// What makes further connections to the same address.
@@ -157,7 +157,7 @@ impl Link {
 /// Keeps `keeper` filled until nobody reads it. An outage is logged once, when it begins and when it is over.
 async fn keep(
     client: Client,
-    keeper: watch::Sender<std::result::Result<Connected, Away>>,
+    keeper: watch::Sender<std::result::Result<Connected, Disconnected>>,
     suspicion: Arc<Notify>,
     moved: Arc<Notify>,
 ) {
@@ -186,7 +186,7 @@ async fn keep(
                     tracing::error!("Redis is away: {why}; connecting anew until it is back");
                 }
                 logged = Some(false);
-                let _ = keeper.send(Err(Away::new(why)));
+                let _ = keeper.send(Err(Disconnected::new(why)));
                 sleep(PAUSE).await;
             }
             Err(reason) => {
@@ -212,7 +212,7 @@ async fn serves(mut connection: MultiplexedConnection) -> bool {
     info.is_ok_and(|info| info.is_ok_and(|info| !info.is_some_and(|info| is_replica(&info))))
 }
 
-async fn connect(client: &Client) -> std::result::Result<Connected, Away> {
+async fn connect(client: &Client) -> std::result::Result<Connected, Disconnected> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
         .set_response_timeout(None)
@@ -223,11 +223,11 @@ async fn connect(client: &Client) -> std::result::Result<Connected, Away> {
         Ok((connection, info))
     };
     let attempt: std::result::Result<_, RedisError> =
-        timeout(DEADLINE, attempt).await.map_err(|_| Away::new("no answer"))?;
+        timeout(DEADLINE, attempt).await.map_err(|_| Disconnected::new("no answer"))?;
     let database = client.get_connection_info().redis_settings().db();
-    let (connection, info) = attempt.map_err(|error| Away::of(&error, database))?;
+    let (connection, info) = attempt.map_err(|error| Disconnected::of(&error, database))?;
     if let Some(info) = &info {
-        check(info).map_err(Away::new)?;
+        check(info).map_err(Disconnected::new)?;
     }
     Ok(Connected { connection, run_id: info.as_ref().and_then(run_id) })
 }
