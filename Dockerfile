@@ -18,12 +18,12 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo '//! Stub.' > src/lib.rs \
     && printf '//! Stub.\nfn main() {}\n' > src/main.rs \
-    && cargo build --release --locked
+    && cargo build --release --locked --features otlp
 COPY openapi.yaml ./
 COPY migrations ./migrations
 COPY src ./src
 # COPY keeps the files' times, which are older than the stub's build: touched, or cargo would take them for built.
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked --features otlp
 
 FROM ${BASE_IMAGE}
 # A fixed id, and a number in USER: so a volume's owner is known, and Kubernetes can tell that it is not root.

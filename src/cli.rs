@@ -18,17 +18,18 @@ mod stats;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use secrecy::ExposeSecret;
 
 use self::healthcheck::healthcheck;
-use self::serve::serve;
+use self::serve::{Failure, serve};
 use crate::caller::{Key, Scope};
 use crate::config::{Config, Listen, fresh_secret};
 use crate::telemetry::Metrics;
 
-/// express-session as a service: browser sessions over HTTP, kept in Redis or in an embedded SQLite file
+/// express-session as a service: browser sessions over HTTP, in Redis or an embedded SQLite file
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -48,7 +49,9 @@ enum Command {
     Serve(Box<Config>),
     /// Print a fresh secret for --secret
     Secret,
-    /// Make a key for a caller: prints the key, which is shown only this once, and the line for --api-key
+    /// Make a key for a caller
+    ///
+    /// Prints the key, which is shown only this once, and the line for --api-key
     Keygen {
         /// Whose key it is: letters, digits, dots, dashes, underscores
         #[arg(long, value_name = "NAME")]
@@ -60,7 +63,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Ask the service on this machine whether it can serve (/readyz, so the store counts): exits 0 when it can
+    /// Ask the service on this machine whether it can serve
+    ///
+    /// Asks /readyz, which asks the store too. Exits 0 if it can serve
     Healthcheck {
         /// Where it listens
         #[arg(long, env = "SESSIOND_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -69,7 +74,9 @@ enum Command {
         #[arg(long, env = "SESSIOND_OPS_ADDR", value_name = "ADDR")]
         ops_addr: Option<Listen>,
     },
-    /// Show a session by its id or its cookie, and say whether the cookie's signature is right. Does not touch it
+    /// Show a session by its id or its cookie
+    ///
+    /// Says whether the cookie's signature is right. Does not touch the session
     Inspect(Box<inspect::Inspect>),
     /// List a user's live sessions, the latest expiry first
     Ls(Box<list::List>),
@@ -81,8 +88,9 @@ enum Command {
     Doctor(Box<doctor::Doctor>),
     /// Free what expired sessions take up, and drop index entries without a session
     Purge(Box<purge::Purge>),
-    /// Put the sessions of an Express fleet on this Redis into their users' lists, so that logging out everywhere reaches
-    /// them
+    /// Put the sessions of an Express fleet into their users' lists
+    ///
+    /// Logging a user out everywhere reaches them then
     Adopt(Box<adopt::Adopt>),
     /// Print a script that completes this command line, for a shell to source
     Completions {
@@ -107,7 +115,10 @@ pub fn run() -> ExitCode {
         None => service(&cli.config),
         Some(Command::Serve(config)) => service(&config),
         Some(Command::Secret) => plain(output::print(&format!("{}\n", fresh_secret().expose_secret()))),
-        Some(Command::Keygen { name, scope, json }) => plain(keygen(&name, scope, json)),
+        Some(Command::Keygen { name, scope, json }) => match keygen(&name, scope, json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => failed(&why, 2),
+        },
         Some(Command::Healthcheck { listen, ops_addr }) => {
             plain(block_on(healthcheck(&ops_addr.unwrap_or(listen).local())))
         }
@@ -132,9 +143,13 @@ fn service(config: &Config) -> ExitCode {
     };
     match block_on(serve(config, &strangers(), &log, metrics)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
+        Err(failure) => {
+            let (why, code) = match failure {
+                Failure::Configuration(why) => (why, 2),
+                Failure::Other(why) => (why, 1),
+            };
             log.print(&format!("sessiond: {why}\n"));
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
@@ -159,12 +174,53 @@ fn command() -> clap::Command {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         if empty && arg.get_id() != "secret" && arg.get_id() != "api_key" { arg.env(None) } else { arg }
     }
-    let all = |command: clap::Command| command.mut_args(unset_empty);
-    all(Cli::command()).mut_subcommands(|command| match command.get_name() {
+    // Only help is different: clap has one text for -h and --help, but for its details.
+    let is_short = std::env::args_os().any(|arg| arg == "-h");
+    let all = |command: clap::Command| command.mut_args(|arg| lenient(unset_empty(arg)).hide_env(is_short));
+    let serve = |command: clap::Command| if is_short { shortest(command) } else { command };
+    serve(all(Cli::command())).mut_subcommands(|command| match command.get_name() {
+        "serve" => serve(all(command)),
         "inspect" => ops::brief(all(command), &["Secret"]),
         "ls" | "revoke" | "stats" | "doctor" | "purge" | "adopt" => ops::brief(all(command), &[]),
         _ => all(command),
     })
+}
+
+/// Takes names in any case, and yes, no, 1 and 0 for true and false.
+fn lenient(arg: Arg) -> Arg {
+    let values = arg.get_possible_values();
+    if matches!(arg.get_action(), ArgAction::SetTrue)
+        || values.iter().map(|value| value.get_name()).eq(["true", "false"])
+    {
+        arg.value_parser(BoolishValueParser::new())
+    } else if values.is_empty() {
+        arg
+    } else {
+        arg.ignore_case(true)
+    }
+}
+
+/// What `-h` shows of the service's flags.
+const COMMON: [&str; 10] = [
+    "listen",
+    "store",
+    "secret",
+    "api_key",
+    "cookie_name",
+    "cookie_secure",
+    "idle_timeout",
+    "lifetime",
+    "log_format",
+    "check_config",
+];
+
+/// Leaves the common flags, each on one or two lines.
+fn shortest(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let is_common = COMMON.contains(&arg.get_id().as_str());
+        arg.hide(!is_common).help_heading(None)
+    });
+    command.after_help("`sessiond --help` lists every flag, and the environment variable of each.")
 }
 
 /// Variables that look like ours and are not: misspelt, mostly. Kubernetes makes `_PORT` and `_SERVICE_` for a service
@@ -195,7 +251,7 @@ fn failed(why: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+fn block_on<T, E: From<String>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("the runtime could not be started: {error}"))?.block_on(work)
 }

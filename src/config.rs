@@ -11,7 +11,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use crate::cache::Limits;
 use crate::caller;
@@ -22,7 +23,7 @@ use crate::store::{Keyspace, StoreUrl};
 
 pub use key::Keys;
 pub use listen::Listen;
-pub use secret::{beside, fresh as fresh_secret};
+pub use secret::fresh as fresh_secret;
 pub use session::Session;
 pub use storage::Storage;
 
@@ -93,9 +94,10 @@ pub struct Server {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Secret")]
 pub struct Secrets {
-    /// Secret that signs the cookies, 32 bytes or more (`sessiond secret` makes one). Repeat it, or put commas between,
-    /// to rotate: the first signs, all verify. With SQLite and none given, one is made beside the database. Other users
-    /// of a machine can read its command lines: prefer the environment or a file
+    /// Secret that signs the cookies (`sessiond secret` makes one)
+    ///
+    /// It has 32 bytes or more. Repeat it, or put commas between, to rotate: the first signs, all verify. With SQLite and none given, one is made
+    /// beside the database. Other users of a machine can read its command lines: prefer the environment or a file
     #[arg(
         long = "secret",
         env = "SESSIOND_SECRET",
@@ -128,7 +130,9 @@ pub struct Cookie {
     /// HttpOnly attribute: scripts cannot read the cookie
     #[arg(long, env = "SESSIOND_COOKIE_HTTP_ONLY", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub cookie_http_only: bool,
-    /// Secure attribute: the cookie goes over HTTPS only; browsers count localhost as such
+    /// Secure attribute: the cookie goes over HTTPS only
+    ///
+    /// Browsers count localhost as such
     #[arg(long, env = "SESSIOND_COOKIE_SECURE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub cookie_secure: bool,
     /// SameSite attribute; none needs --cookie-secure true
@@ -149,7 +153,7 @@ pub struct Logs {
     /// What to log
     #[arg(long, env = "SESSIOND_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: Level,
-    /// How to write it
+    /// How to write the log
     #[arg(long, env = "SESSIOND_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: Format,
     /// Base URL of a collector (OTLP over HTTP, as in http://127.0.0.1:4318) that gets the spans of those requests whose
@@ -220,7 +224,21 @@ impl Config {
     /// # Errors
     /// Says which flag is wrong and what would do. Repeats no secret and no store URL.
     pub fn check(&self) -> Result<Checked, String> {
+        self.checked(false)
+    }
+
+    /// Checks the same, and makes no file.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn validate(&self) -> Result<Rules, String> {
+        let Checked { store, keyspace, attributes, policy, .. } = self.checked(true)?;
+        Ok(Rules { store, keyspace, attributes, policy })
+    }
+
+    fn checked(&self, is_dry_run: bool) -> Result<Checked, String> {
         self.server.check()?;
+        self.logs.check()?;
         let keys = self.keys.load()?;
         if let Listen::Tcp(address) = &self.server.listen
             && !address.ip().is_loopback()
@@ -237,7 +255,7 @@ impl Config {
         let cache = self.storage.cache()?;
         let set_cookie = SetCookie::new(&attributes).map_err(|why| why.to_string())?;
         // Last: it may make a file.
-        let (secrets, secret_file) = self.secrets.load(&store, self.check_config)?;
+        let (secrets, secret_file) = self.secrets.load(&store, is_dry_run)?;
         Ok(Checked { keys, store, keyspace, cache, secrets, secret_file, attributes, set_cookie, policy })
     }
 
@@ -259,6 +277,12 @@ impl Config {
     pub fn secrets(&self, store: &StoreUrl) -> Result<Vec<SecretString>, String> {
         self.secrets.known(store)
     }
+
+    /// The file that the secrets are read from, if there is one.
+    #[must_use]
+    pub fn secret_file(&self, store: &StoreUrl) -> Option<PathBuf> {
+        self.secrets.file(store)
+    }
 }
 
 impl Server {
@@ -276,6 +300,27 @@ impl Server {
         bounds("--read-timeout", self.read_timeout, 100, 600_000)?;
         bounds("--keep-alive-timeout", self.keep_alive_timeout, 100, 3_600_000)?;
         bounds("--drain-timeout", self.drain_timeout, 0, 600_000)
+    }
+}
+
+impl Logs {
+    fn check(&self) -> Result<(), String> {
+        let Some(endpoint) = &self.otlp_endpoint else { return Ok(()) };
+        if cfg!(not(feature = "otlp")) {
+            return Err(
+                "--otlp-endpoint: this build sends no spans: build it with `cargo build --release --features otlp`"
+                    .into(),
+            );
+        }
+        // Not what the parser says: there may be a password in a URL.
+        let url = Url::parse(endpoint.expose_secret()).ok();
+        // https would need another build of the exporter, and be refused with each span.
+        if url.is_none_or(|url| url.scheme() != "http" || !url.has_host()) {
+            return Err(
+                "--otlp-endpoint: this is no URL such as http://127.0.0.1:4318 (spans are sent by plain HTTP)".into()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -75,7 +75,11 @@ impl Listener {
 
 async fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() || UnixStream::connect(path).await.is_ok() {
+    if !metadata.file_type().is_socket() {
+        let why = "there is a file that is no socket: remove it, or give another path";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    if UnixStream::connect(path).await.is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "something else is there"));
     }
     fs::remove_file(path)

@@ -3,6 +3,9 @@
 //!
 //! docs/metrics.md lists them all.
 
+#[cfg(target_os = "linux")]
+mod process;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -102,10 +105,13 @@ impl Metrics {
     /// With everything at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("sessiond");
+        let mut all = Registry::default();
+        #[cfg(target_os = "linux")]
+        all.register_collector(Box::new(process::Process));
+        let registry = all.sub_registry_with_prefix("sessiond");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What is running", build);
-        let mut counters = |name: &str, help: &str| register(&mut registry, name, help, Counters::default());
+        let mut counters = |name: &str, help: &str| register(registry, name, help, Counters::default());
         let requests = counters("requests", "Requests answered");
         let store_calls = counters("store_calls", "Calls to the store");
         let revoked = counters("sessions_revoked", "Sessions revoked, by what it was that revoked them");
@@ -113,12 +119,12 @@ impl Metrics {
         let touches = counters("touches", "Resolves of live sessions, by what they did to the expiry");
         let lookups = counters("cache_lookups", "Resolves where there is a near-cache, by what it had");
         let task_restarts = counters("task_restarts", "Restarts of background tasks that panicked");
-        let mut counter = |name: &str, help: &str| register(&mut registry, name, help, Counter::default());
+        let mut counter = |name: &str, help: &str| register(registry, name, help, Counter::default());
         let issued = counter("sessions_issued", "Sessions issued");
         let regenerated = counter("sessions_regenerated", "Sessions given a new id");
         let expired = counter("sessions_expired", "Expired sessions purged; Redis does it by itself, and counts them");
         let log_lines_lost = counter("log_lines_lost", "Lines of the log that were not written");
-        let mut gauge = |name: &str, help: &str| register(&mut registry, name, help, Gauge::default());
+        let mut gauge = |name: &str, help: &str| register(registry, name, help, Gauge::default());
         let requests_in_flight = gauge("requests_in_flight", "Requests in work now");
         let connections = gauge("connections", "Connections open now");
         let tasks_down = gauge("tasks_down", "Background tasks that panicked and are not up again");
@@ -156,7 +162,7 @@ impl Metrics {
                 missed: one_of(&lookups, "outcome", "missed"),
                 bypassed: one_of(&lookups, "outcome", "bypassed"),
             },
-            registry,
+            registry: all,
             requests,
             request_duration,
             store_calls,

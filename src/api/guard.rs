@@ -213,23 +213,24 @@ fn log(
         return;
     }
     let (method, route) = (metrics.method(), metrics.route());
-    let (status, ms) = (status.as_u16(), took.as_millis());
+    // A u64, for JSON has a u128 as a string.
+    let (status, duration_ms) = (status.as_u16(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let request_id = request_id.to_str().unwrap_or_default();
     match cause {
         Some(Cause::Bug(why)) => {
-            tracing::error!(method, route, status, ms, request_id, trace_id, why, "a request failed");
+            tracing::error!(method, route, status, duration_ms, request_id, trace_id, why, "a request failed");
         }
         Some(Cause::Unavailable(why)) if now_and_then() => {
             let message = "a request was answered 503; further ones within 10 s are logged at the level debug only";
-            tracing::warn!(method, route, status, ms, request_id, trace_id, why, message);
+            tracing::warn!(method, route, status, duration_ms, request_id, trace_id, why, message);
         }
         Some(Cause::Unavailable(why)) => {
-            tracing::debug!(method, route, status, ms, request_id, trace_id, why, "a request failed");
+            tracing::debug!(method, route, status, duration_ms, request_id, trace_id, why, "a request failed");
         }
         None if status == StatusCode::INTERNAL_SERVER_ERROR => {
-            tracing::error!(method, route, status, ms, request_id, trace_id, "a request failed");
+            tracing::error!(method, route, status, duration_ms, request_id, trace_id, "a request failed");
         }
-        None => tracing::debug!(method, route, status, ms, request_id, trace_id, "answered"),
+        None => tracing::debug!(method, route, status, duration_ms, request_id, trace_id, "answered"),
     }
 }
 

@@ -11,7 +11,7 @@ use super::ops::Ops;
 use super::output::{columns, escaped, note, print, print_json};
 use super::progress::Progress;
 use crate::session::{Adopted, Error};
-use crate::store::{Cursor, StoreUrl};
+use crate::store::Cursor;
 
 /// How it goes about it.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(super) struct Adopt {
 impl Adopt {
     pub(super) async fn run(&self) -> Result<ExitCode, String> {
         let rules = self.ops.rules()?;
-        if matches!(rules.store, StoreUrl::Sqlite(_)) {
+        if !rules.store.express_can_write() {
             return Err(
                 "there is nothing to adopt in an SQLite file: name the Redis of the Express fleet with --store".into(),
             );

@@ -8,9 +8,8 @@ use serde_json::json;
 use super::ops::Ops;
 use super::output::{count, escaped, print, print_json};
 use super::progress::Progress;
-use crate::config::beside;
 use crate::session::{Error, Lists, Stats, Survey};
-use crate::store::{Check, StoreUrl};
+use crate::store::Check;
 
 /// Nothing but what every ops command is told.
 #[derive(Debug, Args)]
@@ -27,11 +26,8 @@ impl Doctor {
     pub(super) async fn run(&self) -> Result<ExitCode, String> {
         let (store, survey) = (self.ops.rules()?.store, self.ops.survey().await?);
         let mut checks = survey.checks().await.map_err(|error| error.to_string())?;
-        if let StoreUrl::Sqlite(database) = &store {
-            let secret = beside(database);
-            if secret.exists() {
-                checks.push(Check::private("secret_file_mode", &secret));
-            }
+        if let Some(secret) = self.ops.config.secret_file(&store) {
+            checks.push(Check::private("secret_file_mode", &secret));
         }
         let problems = |checks: &[Check]| checks.iter().filter(|check| check.advice.is_some()).count();
         match walk(&survey).await {

@@ -10,7 +10,7 @@ use crate::config::{Config, Rules};
 use crate::cookie::is_value;
 use crate::id::Id;
 use crate::session::{Sessions, Survey};
-use crate::store::{self, StoreUrl};
+use crate::store;
 
 /// What every ops command is told.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ impl Ops {
             return Err("--check-config is for `sessiond serve`".into());
         }
         let rules = self.config.rules()?;
-        if let StoreUrl::Sqlite(path) = &rules.store
+        if let Some(path) = rules.store.file()
             && !path.exists()
         {
             let path = path.display();
@@ -69,7 +69,7 @@ pub(super) fn id(text: &str) -> Result<Id, String> {
 pub(super) fn brief(command: clap::Command, wanted: &[&str]) -> clap::Command {
     let shown = |arg: &Arg| match (arg.get_id().as_str(), arg.get_help_heading()) {
         ("check_config", _) => false,
-        ("cookie_name" | "user_pointer", _) | (_, None | Some("Store" | "Logs")) => true,
+        ("cookie_name" | "user_pointer" | "log_level" | "log_format", _) | (_, None | Some("Store")) => true,
         (_, Some(heading)) => wanted.contains(&heading),
     };
     let rest =

@@ -12,12 +12,26 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::logs::Log;
 use crate::api::{Api, App, Exporter};
 use crate::clock::Clock;
-use crate::config::{Checked, Config, Format, Keys, Listen};
+use crate::config::{Checked, Config, Format, Keys, Listen, Rules};
 use crate::server::{self, Listener};
 use crate::session::Sessions;
 use crate::store;
 use crate::supervise::Task;
 use crate::telemetry::Metrics;
+
+/// Why the service has not started, or has ended.
+pub(super) enum Failure {
+    /// The configuration is wrong.
+    Configuration(String),
+    /// Something that it needs failed.
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
 
 /// How often expired sessions are purged from SQLite.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -31,8 +45,8 @@ pub(super) async fn serve(
     strangers: &[String],
     log: &Log,
     metrics: Arc<Metrics>,
-) -> Result<(), String> {
-    let checked = config.check()?;
+) -> Result<(), Failure> {
+    let Rules { store: url, keyspace, attributes, policy } = config.validate().map_err(Failure::Configuration)?;
     for name in strangers {
         tracing::warn!("{name} is set, and is no variable of sessiond: `sessiond --help` lists them");
     }
@@ -47,18 +61,18 @@ pub(super) async fn serve(
         }
         None => None,
     };
-    let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
-    let store = store::open_supervised(&checked.store, &checked.keyspace, &metrics)
-        .await
-        .map_err(|why| format!("--store {}: {why}", checked.store))?;
-    let sessions =
-        Sessions::new(store, checked.policy.clone(), checked.attributes.clone(), Clock::system(), Arc::clone(&metrics));
-    let app = App::new(sessions.clone(), &checked, &config.server);
+    // What can fail comes before what makes a file: the addresses, then the database, then its secret.
     let listener = bind("--listen", &config.server.listen).await?;
     let ops = match &config.server.ops_addr {
         Some(address) => Some(bind("--ops-addr", address).await?),
         None => None,
     };
+    let stop = stop().map_err(|error| format!("signals cannot be listened to: {error}"))?;
+    let store =
+        store::open_supervised(&url, &keyspace, &metrics).await.map_err(|why| format!("--store {url}: {why}"))?;
+    let sessions = Sessions::new(store, policy, attributes, Clock::system(), Arc::clone(&metrics));
+    let checked = config.check().map_err(Failure::Configuration)?;
+    let app = App::new(sessions.clone(), &checked, &config.server);
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened to: {error}"))?;
     greet(config, &checked, &listener, ops.as_ref(), log);
     let background = [

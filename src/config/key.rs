@@ -12,7 +12,9 @@ use crate::caller;
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Caller keys")]
 pub struct Keys {
-    /// A key that a caller may have, as NAME:SCOPE:HASH (`sessiond keygen` makes one). Repeat it, or put commas between
+    /// Key that a caller may have (`sessiond keygen` makes one)
+    ///
+    /// Repeat it, or put commas between
     #[arg(
         long = "api-key",
         env = "SESSIOND_API_KEY",

@@ -27,15 +27,14 @@ pub fn fresh() -> SecretString {
 }
 
 /// Where the secret of a database is made when none is given.
-#[must_use]
-pub fn beside(database: &Path) -> PathBuf {
+fn beside(database: &Path) -> PathBuf {
     format!("{}.secret", database.display()).into()
 }
 
 impl Secrets {
     /// The secrets that are given or were made already.
     pub(super) fn known(&self, store: &StoreUrl) -> Result<Vec<SecretString>, String> {
-        if let StoreUrl::Sqlite(database) = store
+        if let Some(database) = store.file()
             && self.secret.is_empty()
             && self.secret_file.is_none()
             && !beside(database).exists()
@@ -46,6 +45,12 @@ impl Secrets {
         Ok(self.load(store, true)?.0)
     }
 
+    /// The file that secrets are read from: the one that is named, or the one beside the database if it exists.
+    pub(super) fn file(&self, store: &StoreUrl) -> Option<PathBuf> {
+        let generated = || store.file().filter(|_| self.secret.is_empty()).map(beside).filter(|path| path.exists());
+        self.secret_file.clone().or_else(generated)
+    }
+
     /// The secrets, and the file that was read or made because none was named. `dry`: makes no file.
     pub(super) fn load(&self, store: &StoreUrl, dry: bool) -> Result<(Vec<SecretString>, Option<PathBuf>), String> {
         if !self.secret.is_empty() && self.secret_file.is_some() {
@@ -54,15 +59,15 @@ impl Secrets {
                     .into(),
             );
         }
-        let (secrets, beside) = match (&self.secret_file, store) {
+        let (secrets, beside) = match (&self.secret_file, store.file()) {
             (Some(path), _) => (read(path)?, None),
             (None, _) if !self.secret.is_empty() => (self.secret.clone(), None),
-            (None, StoreUrl::Sqlite(database)) => {
+            (None, Some(database)) => {
                 let path = beside(database);
                 let secrets = if path.exists() || !dry { read_or_make(&path)? } else { vec![fresh()] };
                 (secrets, Some(path))
             }
-            (None, StoreUrl::Redis(_)) => {
+            (None, None) => {
                 return Err("with Redis a secret is needed, the same for every process: run `sessiond secret`, and hand it over as \
                             SESSIOND_SECRET or in a file as SESSIOND_SECRET_FILE"
                     .into());

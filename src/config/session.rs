@@ -15,13 +15,17 @@ const MAX_SESSIONS_PER_USER: usize = 1000;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Session (durations: 30s, 24h, 400d, or milliseconds)")]
 pub struct Session {
-    /// Time without a touch until a session expires: Express's cookie.maxAge
+    /// Time without a touch until a session expires
+    ///
+    /// This is Express's cookie.maxAge
     #[arg(long, env = "SESSIOND_IDLE_TIMEOUT", default_value = "24h", value_parser = duration::parse, value_name = "DURATION")]
     pub idle_timeout: Ms,
     /// The longest idle timeout that an issuer may ask for
     #[arg(long, env = "SESSIOND_MAX_IDLE_TIMEOUT", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
     pub max_idle_timeout: Ms,
-    /// Time from issue until a session ends, whatever happens
+    /// Time from issue until a session ends
+    ///
+    /// It ends then, whatever happens
     #[arg(long, env = "SESSIOND_LIFETIME", default_value = "30d", value_parser = duration::parse, value_name = "DURATION")]
     pub lifetime: Ms,
     /// The longest lifetime that an issuer may ask for

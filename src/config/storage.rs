@@ -1,6 +1,7 @@
 //! Where the sessions are.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -15,6 +16,8 @@ use crate::store::{Keyspace, StoreUrl};
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Store")]
 pub struct Storage {
+    /// Where the sessions are, as in sqlite:FILE or redis://HOST:PORT
+    ///
     /// sqlite:FILE, redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or redis+unix:///PATH[?db=N&user=..&pass=..]
     #[arg(
         long = "store",
@@ -61,8 +64,12 @@ impl Storage {
                     .into(),
             );
         }
-        if self.express_writes && matches!(store, StoreUrl::Sqlite(_)) {
+        if self.express_writes && !store.express_can_write() {
             return Err("--express-writes goes with Redis: no Express writes to an SQLite file".into());
+        }
+        let folder = store.file().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(format!("--store {store}: there is no folder {}: make it, or name another", folder.display()));
         }
         bounds("--tombstone", self.tombstone, 1000, 7 * 24 * 60 * 60 * 1000)?;
         Ok((store, Keyspace { prefix, tombstone: self.express_writes.then_some(self.tombstone) }))

@@ -6,6 +6,7 @@
 
 mod health;
 mod identity;
+mod ownership;
 mod queue;
 mod reserve;
 mod survey;
@@ -87,6 +88,8 @@ impl Sqlite {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(&error)),
             _ => {}
         }
+        // Open until the others are: closed as the last one, it would copy the WAL and remove it.
+        let _checked = ownership::check(path).map_err(|error| named(&error))?;
         let connect = |cache| connect(path, cache).map_err(|error| named(&reason(&error)));
         let mut writer = connect(WRITER_CACHE)?;
         migrate(&mut writer).map_err(|error| named(&error))?;

@@ -6,7 +6,7 @@ use sessiond::caller::{Key, Scope};
 use crate::app::{Answer, TestApp};
 
 /// Every call, and the scope that it needs.
-const CALLS: [(&str, &str, Option<Scope>); 21] = [
+pub(crate) const CALLS: [(&str, &str, Option<Scope>); 21] = [
     ("post", "/v1/sessions", Some(Scope::Session)),
     ("post", "/v1/sessions/resolve", Some(Scope::Resolve)),
     ("get", "/v1/session", Some(Scope::Resolve)),
@@ -38,7 +38,7 @@ fn key(name: &str, scope: Scope) -> (String, String) {
 }
 
 /// A session to call about, issued with an admin's key; and the call, as it succeeds when the key does.
-async fn call(app: &TestApp, admin: &str, method: &str, path: &str, key: &[&str]) -> Answer {
+pub(crate) async fn call(app: &TestApp, admin: &str, method: &str, path: &str, key: &[&str]) -> Answer {
     let json = "content-type: application/json";
     let issued = app.call("POST", "/v1/sessions", &[json, admin], r#"{"user_id":"ada","data":{"n":1}}"#).await;
     let (id, cookie) = (issued.json()["id"].as_str().unwrap().to_owned(), issued.expect(201).cookie());

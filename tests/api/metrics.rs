@@ -129,7 +129,7 @@ async fn the_documents_name_the_metrics() {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expression = target["expr"].as_str().unwrap();
             for name in expression.split(|char: char| !char.is_ascii_alphanumeric() && char != '_') {
-                if name.starts_with("sessiond_") {
+                if name.starts_with("sessiond_") || name.starts_with("process_") {
                     let base =
                         ["_total", "_bucket", "_sum", "_count", "_info"].iter().find_map(|end| name.strip_suffix(end));
                     assert!(stated.contains(base.unwrap_or(name)), "{name} in {}", panel["title"]);
@@ -139,6 +139,33 @@ async fn the_documents_name_the_metrics() {
         }
     }
     assert!(asked >= stated.len());
+    // Every call is counted from the start, so all of them are here.
+    let called: BTreeSet<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("sessiond_store_calls_total{call=\"")?.split('"').next())
+        .collect();
+    let row =
+        include_str!("../../docs/metrics.md").lines().find(|line| line.starts_with("| `sessiond_store_calls_total"));
+    let listed = row.unwrap().rsplit_once("calls to the store: ").unwrap().1.split_once(';').unwrap().0;
+    assert_eq!(listed.split(", ").map(|call| call.trim_matches('`')).collect::<BTreeSet<_>>(), called);
+}
+
+/// About this very process.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_process_is_measured() {
+    let app = TestApp::start(&[]).await;
+    let metrics = app.metrics().await;
+    let now = sessiond::clock::Clock::system().now() as f64 / 1000.0;
+    let started = value(&metrics, "process_start_time_seconds");
+    assert!((now - 600.0..=now + 2.0).contains(&started), "{started} {now}");
+    assert!(value(&metrics, "process_resident_memory_bytes") > 1e6);
+    assert!(value(&metrics, "process_cpu_seconds_total") < now - started + 600.0);
+    let open = value(&metrics, "process_open_fds");
+    assert!(open > 3.0 && open <= value(&metrics, "process_max_fds"), "{open}");
+    let _held: Vec<_> = (0..20).map(|_| std::fs::File::open("/proc/self/stat").unwrap()).collect();
+    assert!(value(&app.metrics().await, "process_open_fds") >= open + 20.0);
+    assert!(!metrics.contains("sessiond_process"), "{metrics}");
 }
 
 #[tokio::test]

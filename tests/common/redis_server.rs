@@ -17,7 +17,7 @@ impl RedisServer {
     /// When redis-server is missing: a test that needs a part and has none fails.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let child = spawn(&folder);
+        let child = spawn(&folder, &[]);
         let server = Self { child, folder };
         server.wait();
         server
@@ -49,8 +49,25 @@ impl RedisServer {
     /// Back again, empty.
     #[allow(dead_code)]
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(&self.folder);
+        self.restart_with(&[]);
+    }
+
+    /// The same, with further flags.
+    #[allow(dead_code)]
+    pub(crate) fn restart_with(&mut self, flags: &[&str]) {
+        self.child = spawn(&self.folder, flags);
         self.wait();
+    }
+
+    /// Makes the Redis user of README.md, exactly as it says; returns the URL for that user.
+    #[allow(dead_code)]
+    pub(crate) fn documented_user(&self) -> String {
+        let readme = include_str!("../../README.md");
+        let line = readme.lines().find_map(|line| line.strip_prefix("ACL SETUSER ")).expect("the line of README.md");
+        let rules: Vec<&str> = line.split(' ').collect();
+        redis::cmd("ACL").arg("SETUSER").arg(&rules).exec(&mut self.connection()).unwrap();
+        let password = rules.iter().find_map(|rule| rule.strip_prefix('>')).expect("a password");
+        format!("{}?user={}&pass={password}", self.url(), rules[0])
     }
 
     /// SIGSTOP or SIGCONT.
@@ -76,13 +93,14 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(folder: &TempDir) -> Child {
+fn spawn(folder: &TempDir, flags: &[&str]) -> Child {
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--appendonly", "no"])
         .arg("--unixsocket")
         .arg(folder.path().join("redis.sock"))
         .arg("--dir")
         .arg(folder.path())
+        .args(flags)
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server and setpriv are needed: apt-get install redis-server util-linux")

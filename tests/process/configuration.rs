@@ -20,7 +20,11 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
         (&["--store", "redis://127.0.0.1"], "sessiond secret"),
         (&["--store", "rediss://:hunter2@127.0.0.1"], "sqlite:, redis:// and redis+unix://"),
         (&["--store", "mysql://hunter2"], "--store (SESSIOND_STORE)"),
-        (&["--store", "sqlite:/no/such/folder/x.db"], "/no/such/folder/x.db"),
+        (&["--store", "sqlite:/no/such/folder/x.db"], "there is no folder /no/such/folder"),
+        (&["--store", "redis://127.0.0.1:6379?db=hunter2"], "redis://127.0.0.1:6379/2"),
+        (&["--store", "sqlite:x.db?mode=ro"], "sqlite:sessiond.db"),
+        (&["--otlp-endpoint", "hunter2:4318"], "--otlp-endpoint"),
+        (&["--otlp-endpoint", "ftp://u:hunter2@localhost"], "--otlp-endpoint"),
         (&["--secret", "hunter2"], "--allow-short-secret"),
         (&["--secret", SECRET, "--secret", ""], "number 2 is empty"),
         (&["--secret", SECRET, "--secret-file", short], "leave one out"),
@@ -49,13 +53,9 @@ fn bad_combinations_are_refused_at_start_with_what_to_do() {
     ];
     for (flags, says) in cases {
         for flags in [flags.to_vec(), [flags, &["--check-config"][..]].concat()] {
-            // Whether the folder is there is found out on opening only.
-            if flags.contains(&"--check-config") && flags[1].starts_with("sqlite:/no") {
-                continue;
-            }
             let output = run(folder.path(), &flags);
             let said = String::from_utf8(output.stderr).unwrap();
-            assert!(!output.status.success(), "{flags:?} was accepted");
+            assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
             assert!(said.contains(says), "{flags:?}: {said}");
             assert!(!said.contains("hunter2"), "{flags:?}: {said}");
         }
@@ -156,6 +156,66 @@ fn a_fresh_secret_is_good_enough() {
     let (one, other) = (secret(), secret());
     assert_ne!(one, other);
     assert!(run(folder.path(), &["--check-config", "--store", "redis://127.0.0.1", "--secret", &one]).status.success());
+}
+
+#[test]
+fn words_are_understood_in_any_case() {
+    let folder = tempfile::tempdir().unwrap();
+    for (words, means) in [(["TRUE", "1", "yes", "Yes"], true), (["False", "0", "no", "NO"], false)] {
+        for word in words {
+            let variables =
+                [("SESSIOND_COOKIE_SECURE", word), ("SESSIOND_ALLOW_NO_KEY", word), ("SESSIOND_RESAVE", word)];
+            let flags = ["--check-config", "--listen", "0.0.0.0:1", "--cookie-partitioned", "yes"];
+            let output = command(folder.path(), &flags).envs(variables).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let code = if means { 0 } else { 2 };
+            assert_eq!(output.status.code(), Some(code), "{word}: {said}");
+            // That it is refused is no matter of the word.
+            assert_eq!(said.contains("--allow-no-key"), !means, "{word}: {said}");
+        }
+    }
+    let names = [
+        ("SESSIOND_LOG_LEVEL", "WARN"),
+        ("SESSIOND_LOG_FORMAT", "Json"),
+        ("SESSIOND_COOKIE_SAME_SITE", "Strict"),
+        ("SESSIOND_COOKIE_PRIORITY", "HIGH"),
+        ("SESSIOND_ON_LIMIT", "Evict-Idle"),
+    ];
+    let output = command(folder.path(), &["--check-config"]).envs(names).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = command(folder.path(), &["--check-config", "--cookie-secure", "maybe"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("boolean"), "{said}");
+}
+
+#[test]
+fn the_short_help_fits_on_a_screen() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&["-h"][..], &["serve", "-h"]] {
+        let help = String::from_utf8(run(folder.path(), command).stdout).unwrap();
+        let widest = help.lines().map(str::len).max().unwrap();
+        assert!(help.lines().count() <= 40 && widest <= 100, "{help}");
+        for shown in ["--listen", "--store", "--secret", "--api-key", "--idle-timeout", "--check-config", "--help"] {
+            assert!(help.contains(shown), "{shown}: {help}");
+        }
+        assert!(!help.contains("--tombstone"), "{help}");
+    }
+}
+
+/// What an ops command may need, and nothing of what only the service does.
+#[test]
+fn the_help_of_an_ops_command_shows_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, shows_secrets) in [("stats", false), ("inspect", true)] {
+        let help = String::from_utf8(run(folder.path(), &[name, "--help"]).stdout).unwrap();
+        for shown in ["--store ", "--key-prefix", "--user-pointer", "--cookie-name", "--log-level", "--log-format"] {
+            assert!(help.contains(shown), "{name} {shown}: {help}");
+        }
+        for hidden in ["--listen ", "--max-connections", "--cache ", "--otlp-endpoint", "--check-config"] {
+            assert!(!help.contains(hidden), "{name} {hidden}: {help}");
+        }
+        assert_eq!(help.contains("--secret-file"), shows_secrets, "{name}: {help}");
+    }
 }
 
 #[test]

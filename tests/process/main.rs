@@ -4,6 +4,7 @@
 mod adopt;
 mod callers;
 mod configuration;
+mod contract;
 mod disk;
 mod doctor;
 mod ghosts;
@@ -20,5 +21,6 @@ mod secrecy;
 mod sessiond;
 #[path = "../common/slow_link.rs"]
 mod slow_link;
+mod start;
 mod stderr;
 mod traces;

@@ -42,19 +42,29 @@ impl From<Output> for Said {
 
 impl Place {
     pub(crate) fn sqlite() -> Self {
-        Self::new(tempfile::tempdir().unwrap(), None, vec![])
+        Self::new(None, vec![], &[])
     }
 
     /// On a Redis as it should be.
     pub(crate) fn redis() -> Self {
-        let redis = RedisServer::start();
-        redis::cmd("CONFIG").arg("SET").arg("appendonly").arg("yes").exec(&mut redis.connection()).unwrap();
-        let env = vec![("SESSIOND_STORE", redis.url()), ("SESSIOND_SECRET", SECRET.into())];
-        Self::new(tempfile::tempdir().unwrap(), Some(redis), env)
+        Self::on_redis(RedisServer::url, &[])
     }
 
-    fn new(folder: TempDir, redis: Option<RedisServer>, env: Vec<(&'static str, String)>) -> Self {
-        let mut command = command(folder.path(), &["--listen", "127.0.0.1:0"]);
+    /// The same, as the Redis user of README.md.
+    pub(crate) fn redis_as_documented_user(flags: &[&str]) -> Self {
+        Self::on_redis(RedisServer::documented_user, flags)
+    }
+
+    fn on_redis(url: impl FnOnce(&RedisServer) -> String, flags: &[&str]) -> Self {
+        let redis = RedisServer::start();
+        redis::cmd("CONFIG").arg("SET").arg("appendonly").arg("yes").exec(&mut redis.connection()).unwrap();
+        let env = vec![("SESSIOND_STORE", url(&redis)), ("SESSIOND_SECRET", SECRET.into())];
+        Self::new(Some(redis), env, flags)
+    }
+
+    fn new(redis: Option<RedisServer>, env: Vec<(&'static str, String)>, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = command(folder.path(), &[&["--listen", "127.0.0.1:0"], flags].concat());
         let server = Sessiond::spawn({
             command.envs(env.clone());
             command

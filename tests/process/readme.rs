@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use crate::contract::calls;
 use crate::redis_server::RedisServer;
 use crate::sessiond::{SECRET, Sessiond, command};
 
@@ -136,4 +137,58 @@ fn every_flag_that_the_readme_names_is_there() {
         words.filter(|word| word.starts_with("SESSIOND_") && *word != "SESSIOND_PORT").map(str::to_owned).collect()
     };
     assert_eq!(named(sample), named(&help), ".env.sample has every variable of --help, and no other");
+    // SESSIOND_SECRET is required there, and the two exclude each other.
+    let mut compose = passed_by_compose();
+    assert!(compose.insert("SESSIOND_SECRET_FILE".into()), "the Compose file passes one of the two");
+    assert_eq!(compose, named(&help), "docker-compose.yml passes every variable of --help, and no other");
+}
+
+/// The API table has every call of the contract, and no other.
+#[test]
+fn the_readme_has_every_call() {
+    let table = README.split_once("| call | what it does | answers |").unwrap().1.split_once("\n\n").unwrap().0;
+    let named: BTreeSet<&str> = table.split('`').collect();
+    assert!(named.contains("/v1/sessions/{id}"), "the row of the calls by id");
+    let calls = calls();
+    for (method, path) in &calls {
+        // A call by id is the same as by cookie, and probes have no method there.
+        let path =
+            path.strip_prefix("/v1/sessions/{id}").map_or((*path).to_owned(), |rest| format!("/v1/session{rest}"));
+        assert!(
+            named.contains(format!("{method} {path}").as_str()) || named.contains(path.as_str()),
+            "{method} {path}"
+        );
+    }
+    for (method, path) in named.iter().filter_map(|name| name.split_once(" /")) {
+        let is_there = calls.iter().any(|(of, at)| of == method && at[1..] == *path);
+        assert!(is_there, "{method} /{path}");
+    }
+}
+
+/// The variables that docker-compose.yml sets for the service, or passes on to it.
+fn passed_by_compose() -> BTreeSet<String> {
+    let compose = include_str!("../../docker-compose.yml");
+    let service = compose.split_once("\n  sessiond:\n").unwrap().1;
+    let environment = service.split_once("\n    environment:\n").unwrap().1;
+    let lines = environment.lines().take_while(|line| line.starts_with("      "));
+    let names = lines.map(str::trim).filter(|line| !line.starts_with('#')).map(|line| line.split_once(':').unwrap().0);
+    names.map(str::to_owned).collect()
+}
+
+/// The Compose file passes --otlp-endpoint on, which a build without the feature refuses.
+#[test]
+fn the_image_is_built_with_what_the_compose_file_offers() {
+    let dockerfile = include_str!("../../Dockerfile");
+    let builds: Vec<_> = dockerfile.lines().filter(|line| line.contains("cargo build")).collect();
+    assert!(!builds.is_empty() && builds.iter().all(|line| line.contains("--features otlp")), "{builds:?}");
+}
+
+#[test]
+fn a_file_that_holds_a_secret_is_made_private() {
+    for text in [README, include_str!("../../docker-compose.yml"), include_str!("../../.env.sample")] {
+        for line in text.lines().filter(|line| line.contains("> .env") || line.contains("secret >")) {
+            assert!(line.contains("(umask 077; "), "{line}");
+        }
+    }
+    assert!(README.contains("> .env"));
 }

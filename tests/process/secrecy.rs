@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::contract::calls;
 use crate::redis_server::RedisServer;
 use crate::sessiond::{SECRET, Sessiond, command, cookie};
 
@@ -38,13 +39,20 @@ fn live(server: &Sessiond, cookies: &mut Vec<String>) -> String {
     errors += &server.curl("/v1/session", &["-H", "Authorization: Bearer sessiond_a-key-that-is-wrong"]);
     errors += &server.curl("/metrics", &[]);
     assert!(errors.matches("application/problem+json").count() == 13, "{errors}");
+    // Every call of the contract, with what it cannot read; one of them ends the session.
+    let third = server.issue();
+    for (method, path) in calls() {
+        let path = path.replace("{id}", "a").replace("{user_id}", "%FF");
+        let body = format!(r#"{{"data":"{third}, expected a \" cookie"}}"#);
+        errors += &server.curl(&path, &["-X", &method, "-H", &format!("Cookie: {third}"), "--json", &body]);
+    }
     let second = cookie(&with("/v1/session/regenerate", &["-X", "POST"]));
     let forged = format!("{}x", &second[..second.len() - 1]);
     errors += &server.resolve(&forged);
     errors += &server.resolve(&first);
     errors += &server.resolve("connect.sid=s:a.b");
     assert!(server.resolve(&second).starts_with("HTTP/1.1 200"));
-    cookies.extend([first, second, forged]);
+    cookies.extend([third, first, second, forged]);
     errors
 }
 
@@ -71,12 +79,12 @@ fn no_output_tells_a_secret() {
         let on_redis = start(folder.path(), &["--store", &url], format);
         output += &live(&on_redis, &mut cookies);
         redis.kill();
-        output += &on_redis.resolve(&cookies[4]);
+        output += &on_redis.resolve(&cookies[cookies.len() - 2]);
         assert!(output.contains("store-unavailable"));
         // Back without the password, which it then refuses.
         redis.restart();
         std::thread::sleep(Duration::from_millis(500));
-        output += &on_redis.resolve(&cookies[4]);
+        output += &on_redis.resolve(&cookies[cookies.len() - 2]);
         output += &on_redis.log();
         assert!(on_redis.log().contains("Redis is away"), "{}", on_redis.log());
         hunt(&output, &cookies, format);

@@ -25,6 +25,18 @@ pub(crate) fn command(folder: &Path, flags: &[&str]) -> Command {
     command
 }
 
+/// The same for a user to whom the modes of files apply, as they do not to root.
+pub(crate) fn without_privileges(folder: &Path, flags: &[&str]) -> Command {
+    let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
+    let binary = env!("CARGO_BIN_EXE_sessiond");
+    let mut command = Command::new(if is_root { "setpriv" } else { binary });
+    if is_root {
+        command.args(["--inh-caps=-all", "--bounding-set=-all", binary]);
+    }
+    command.args(flags).current_dir(folder);
+    command
+}
+
 /// Runs a command that ends.
 pub(crate) fn run(folder: &Path, flags: &[&str]) -> Output {
     command(folder, flags).output().expect("setpriv is needed: apt-get install util-linux")

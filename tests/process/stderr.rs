@@ -213,7 +213,7 @@ fn a_failed_start_ends_whatever_standard_error_is() {
     let (_reader, full) = full_pipe();
     for stderr in [Stdio::from(closed), full.into(), dev_full().into()] {
         let mut command = command(folder.path(), &["--listen", "0.0.0.0:0"]);
-        assert_eq!(exit(&mut command.stderr(stderr).spawn().unwrap()).code(), Some(1));
+        assert_eq!(exit(&mut command.stderr(stderr).spawn().unwrap()).code(), Some(2));
     }
 }
 

@@ -1,5 +1,7 @@
 //! A request's place in its caller's trace: in the log, and as a span at a collector.
 
+use std::time::{Duration, Instant};
+
 use crate::sessiond::Sessiond;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -14,6 +16,11 @@ fn a_log_line_names_the_request_and_its_trace() {
     let folder = tempfile::tempdir().unwrap();
     let server = Sessiond::start(folder.path(), &["--log-level", "debug", "--log-format", "json"]);
     traced(&server, "/v1/session", TRACE, "00");
+    let began = Instant::now();
+    // Another thread writes the log, after the answer.
+    while !server.log().contains("request-7") && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let log = server.log();
     let line = log.lines().find(|line| line.contains("request-7")).expect(&log);
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -22,6 +29,7 @@ fn a_log_line_names_the_request_and_its_trace() {
         assert_eq!(line[field], value, "{line}");
     }
     assert_eq!(line["status"], 401);
+    assert!(line["duration_ms"].is_u64(), "{line}");
 }
 
 #[cfg(feature = "otlp")]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use sessiond::clock::Clock;
 use sessiond::session::{Policy, Sessions, Survey};
-use sessiond::store::{self, Keyspace, Store};
+use sessiond::store::{self, Keyspace, Store, StoreUrl};
 
 use near::Near;
 use policy::{attributes, policy};
@@ -61,10 +61,18 @@ impl Fixture {
 
     async fn on_redis(keyspace: Keyspace) -> Self {
         let server = RedisServer::start();
-        Self::open(server.url(), keyspace, Some(server), tempfile::tempdir().unwrap()).await
+        // As the user of README.md, who may use these keys only: so its line is enough for every call of the suite.
+        let is_default = keyspace.prefix == Keyspace::default().prefix;
+        let url = if is_default { server.documented_user() } else { server.url() };
+        Self::open(url, keyspace, Some(server), tempfile::tempdir().unwrap()).await
     }
 
     async fn open(url: String, keyspace: Keyspace, redis: Option<RedisServer>, folder: tempfile::TempDir) -> Self {
+        // A new variant does not compile here: give it a fixture, and a line in each list below.
+        match url.parse().unwrap() {
+            StoreUrl::Sqlite(_) => assert!(redis.is_none()),
+            StoreUrl::Redis(_) => assert!(redis.is_some()),
+        }
         let open = async || store::open(&url.parse().unwrap(), &keyspace).await.unwrap();
         Self { stores: [open().await, open().await], url, keyspace, redis, _folder: folder }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, InfoDict, RedisError};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, InfoDict, RedisError};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -41,10 +41,12 @@ const AWAY: [&str; 13] = [
     "WRONGPASS",
 ];
 
+const WRONG_PASSWORD: &str = "authentication failed: Redis refuses the user or the password in the URL (WRONGPASS)";
+
 #[derive(Clone)]
 pub(super) struct Link {
     client: Client,
-    connection: watch::Receiver<Option<Connected>>,
+    connection: watch::Receiver<std::result::Result<Connected, Disconnected>>,
     suspicion: Arc<Notify>,
     moved: Arc<Notify>,
     metrics: Arc<Metrics>,
@@ -57,13 +59,37 @@ struct Connected {
     run_id: Option<String>,
 }
 
+/// Why there is no connection.
+#[derive(Clone)]
+struct Disconnected {
+    why: String,
+    /// Redis answers, and refuses the user, the password or the database: waiting changes nothing.
+    is_refusal: bool,
+}
+
+impl Disconnected {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_refusal: false }
+    }
+
+    fn of(error: &RedisError, database: i64) -> Self {
+        let refusal = refusal(error, database);
+        let is_refusal = refusal.is_some();
+        Self { why: refusal.unwrap_or_else(|| reason(error)), is_refusal }
+    }
+}
+
 impl Link {
     /// Starts the task that keeps the connection, and waits for its first try.
+    ///
+    /// # Errors
+    /// When the target can never be a connection, or Redis refuses the user, the password or the database. A Redis that
+    /// cannot be reached is none.
     pub(super) async fn open(target: &RedisTarget, metrics: &Arc<Metrics>) -> Result<Self> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let client = Client::open(target.info.clone().set_tcp_settings(tcp))
             .map_err(|error| Error::Unexpected(error.category().into()))?;
-        let (keeper, connection) = watch::channel(None);
+        let (keeper, connection) = watch::channel(Err(Disconnected::new("not yet")));
         let (suspicion, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let metrics = Arc::clone(metrics);
         let mut link = Self { client, connection, suspicion, moved, metrics };
@@ -72,7 +98,8 @@ impl Link {
         link.task("redis-connection").spawn(kept);
         // Longer than the first try takes, unless it panics.
         let _ = timeout(2 * DEADLINE, link.connection.changed()).await;
-        Ok(link)
+        let refusal = link.connection.borrow().as_ref().err().filter(|reason| reason.is_refusal).cloned();
+        refusal.map_or(Ok(link), |reason| Err(Error::Unavailable(reason.why)))
     }
 
     /// A background task of this store.
@@ -84,7 +111,7 @@ impl Link {
     pub(super) fn connection(&self) -> Result<MultiplexedConnection> {
         let connected = self.connection.borrow();
         let connection = connected.as_ref().map(|connected| connected.connection.clone());
-        connection.ok_or_else(|| Error::Unavailable("Redis is not connected".into()))
+        connection.map_err(|reason| Error::Unavailable(format!("Redis is not connected: {}", reason.why)))
     }
 
     /// What makes further connections to the same address.
@@ -105,7 +132,7 @@ impl Link {
     /// Whether a further connection, which has come to the server `run_id`, goes where this one does. If not, the address
     /// leads elsewhere by now, and this one is made anew.
     pub(super) fn is_to(&self, run_id: Option<&str>) -> bool {
-        let ours = self.connection.borrow().as_ref().and_then(|connected| connected.run_id.clone());
+        let ours = self.connection.borrow().as_ref().ok().and_then(|connected| connected.run_id.clone());
         let same = run_id.zip(ours.as_deref()).is_none_or(|(theirs, ours)| theirs == ours);
         if !same {
             self.moved.notify_waiters();
@@ -128,16 +155,23 @@ impl Link {
 }
 
 /// Keeps `keeper` filled until nobody reads it. An outage is logged once, when it begins and when it is over.
-async fn keep(client: Client, keeper: watch::Sender<Option<Connected>>, suspicion: Arc<Notify>, moved: Arc<Notify>) {
-    let mut away = false;
+async fn keep(
+    client: Client,
+    keeper: watch::Sender<std::result::Result<Connected, Disconnected>>,
+    suspicion: Arc<Notify>,
+    moved: Arc<Notify>,
+) {
+    // What was logged last of this outage: whether it is a refusal, which waiting does not end.
+    let mut logged: Option<bool> = None;
+    let mut is_first = true;
     while !keeper.is_closed() {
         match connect(&client).await {
             Ok(connected) => {
-                if std::mem::take(&mut away) {
+                if logged.take().is_some() {
                     tracing::info!("Redis is back");
                 }
                 let connection = connected.connection.clone();
-                let _ = keeper.send(Some(connected));
+                let _ = keeper.send(Ok(connected));
                 let serves = async {
                     while !keeper.is_closed() && serves(connection.clone()).await {
                         let _ = timeout(HEARTBEAT, suspicion.notified()).await;
@@ -151,19 +185,24 @@ async fn keep(client: Client, keeper: watch::Sender<Option<Connected>>, suspicio
                 if !keeper.is_closed() {
                     tracing::error!("Redis is away: {why}; connecting anew until it is back");
                 }
-                away = true;
-                let _ = keeper.send(None);
+                logged = Some(false);
+                let _ = keeper.send(Err(Disconnected::new(why)));
                 sleep(PAUSE).await;
             }
-            Err(error) => {
-                if !std::mem::replace(&mut away, true) {
-                    tracing::error!(%error, "Redis is away; trying again until it is back");
+            Err(reason) => {
+                let is_reported_by_open = is_first && reason.is_refusal;
+                let is_new = logged.is_none_or(|was_refusal| reason.is_refusal && !was_refusal);
+                if is_new && !is_reported_by_open {
+                    logged = Some(reason.is_refusal);
+                    let error = &reason.why;
+                    tracing::error!(error, "Redis is away; trying again until it is back");
                 }
                 // Tells `open` that the first try is over.
-                let _ = keeper.send(None);
+                let _ = keeper.send(Err(reason));
                 sleep(PAUSE).await;
             }
         }
+        is_first = false;
     }
 }
 
@@ -173,7 +212,7 @@ async fn serves(mut connection: MultiplexedConnection) -> bool {
     info.is_ok_and(|info| info.is_ok_and(|info| !info.is_some_and(|info| is_replica(&info))))
 }
 
-async fn connect(client: &Client) -> Result<Connected> {
+async fn connect(client: &Client) -> std::result::Result<Connected, Disconnected> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
         .set_response_timeout(None)
@@ -183,12 +222,12 @@ async fn connect(client: &Client) -> Result<Connected> {
         let info = info(&mut connection, "default").await?;
         Ok((connection, info))
     };
-    let (connection, info) = timeout(DEADLINE, attempt)
-        .await
-        .map_err(|_| Error::Unavailable("no answer".into()))?
-        .map_err(|error| Error::Unavailable(reason(&error)))?;
+    let attempt: std::result::Result<_, RedisError> =
+        timeout(DEADLINE, attempt).await.map_err(|_| Disconnected::new("no answer"))?;
+    let database = client.get_connection_info().redis_settings().db();
+    let (connection, info) = attempt.map_err(|error| Disconnected::of(&error, database))?;
     if let Some(info) = &info {
-        check(info)?;
+        check(info).map_err(Disconnected::new)?;
     }
     Ok(Connected { connection, run_id: info.as_ref().and_then(run_id) })
 }
@@ -200,13 +239,19 @@ pub(super) async fn info(
     section: &str,
 ) -> std::result::Result<Option<InfoDict>, RedisError> {
     match redis::cmd("INFO").arg(section).query_async(connection).await {
-        Err(error) if error.code().is_some() => Ok(None),
+        Err(error) if error.code().is_some() && code(&error).as_deref() != Some("NOAUTH") => Ok(None),
         info => info.map(Some),
     }
 }
 
 pub(super) fn run_id(info: &InfoDict) -> Option<String> {
     info.get("run_id")
+}
+
+/// Whether a full Redis with this policy keeps every session: each has an expiry, so `volatile-*` drops them as well. An
+/// empty policy is one that Redis did not state.
+pub(super) fn keeps_sessions(policy: &str) -> bool {
+    policy.is_empty() || policy == "noeviction"
 }
 
 fn is_replica(info: &InfoDict) -> bool {
@@ -218,31 +263,65 @@ fn code(error: &RedisError) -> Option<String> {
     error.clone().into_server_errors()?.first().map(|(_, reply)| reply.code().to_owned())
 }
 
+/// What to do about an error that no waiting ends: a wrong user, password or database.
+fn refusal(error: &RedisError, database: i64) -> Option<String> {
+    let no_password = "Redis needs a password (NOAUTH): put it into the URL, as in redis://USER:PASSWORD@HOST:PORT/DB, or \
+                       redis+unix:///PATH?user=USER&pass=PASSWORD";
+    // The crate has replaced the code, and passes Redis's text on.
+    let detail = error.detail().unwrap_or_default();
+    match code(error).as_deref() {
+        Some("NOAUTH") => Some(no_password.into()),
+        Some("WRONGPASS") => Some(WRONG_PASSWORD.into()),
+        _ if error.kind() == ErrorKind::AuthenticationFailed => Some(WRONG_PASSWORD.into()),
+        None if detail.starts_with("Authentication required") => Some(no_password.into()),
+        None if detail.starts_with("DB index is out of range") => Some(format!(
+            "Redis has no database {database}: they are counted from 0, and its `databases` (16) says how many there are"
+        )),
+        _ => None,
+    }
+}
+
 /// What may be told of an error: Redis's code but not its text, which may name keys; of the network's errors, all.
 pub(super) fn reason(error: &RedisError) -> String {
     match code(error).as_deref() {
         Some("OOM") => "Redis is full (OOM): raise its maxmemory, or let sessions expire sooner".into(),
+        Some("NOPERM") => not_permitted(error),
         Some(code) => format!("Redis answered {code}"),
         None if error.is_io_error() => error.to_string(),
         None => error.category().to_owned(),
     }
 }
 
-fn check(info: &InfoDict) -> Result<()> {
+/// Names the command that a Redis user may not run; a key, which the text may name too, is left out.
+fn not_permitted(error: &RedisError) -> String {
+    let errors = error.clone().into_server_errors();
+    let detail = errors.as_ref().and_then(|errors| errors.first()?.1.details()).unwrap_or_default();
+    let command = detail.split_once("run the '").and_then(|(_, rest)| rest.split_once('\''));
+    match command {
+        Some((command, _)) => {
+            let command = command.to_lowercase();
+            format!("this Redis user may not run {command} (NOPERM): allow it with ACL SETUSER … +{command}")
+        }
+        None => {
+            "this Redis user may not use a key or a channel of ours (NOPERM): allow them with ACL SETUSER … ~KEYS; the \
+                 README of sessiond has the whole line"
+                .into()
+        }
+    }
+}
+
+fn check(info: &InfoDict) -> std::result::Result<(), String> {
     let version: String = info.get("redis_version").unwrap_or_default();
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_some_and(|major| major < 7) {
-        return Err(Error::Unavailable(format!("this is Redis {version}, and 7.0 or later is needed")));
+        return Err(format!("this is Redis {version}, and 7.0 or later is needed"));
     }
     if is_replica(info) {
-        return Err(Error::Unavailable("this Redis is a replica: give the address of its primary".into()));
+        return Err("this Redis is a replica: give the address of its primary".into());
     }
     let policy: String = info.get("maxmemory_policy").unwrap_or_default();
-    if policy.starts_with("allkeys") {
-        tracing::warn!(
-            policy,
-            "Redis may evict live sessions when it is full: set maxmemory-policy to noeviction or volatile-ttl"
-        );
+    if !keeps_sessions(&policy) {
+        tracing::warn!(policy, "Redis may evict live sessions when it is full: set maxmemory-policy to noeviction");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Redis;
 use super::index::ms;
+use super::link::keeps_sessions;
 use crate::clock::Ms;
 use crate::store::survey::{Batch, Check, Cursor, IndexBatch, Survey, deadline};
 use crate::store::{Error, Result};
@@ -23,22 +24,17 @@ const SLACK: Ms = 2000;
 impl Survey for Redis {
     async fn checks(&self, now: Ms) -> Result<Vec<Check>> {
         let asked = Instant::now();
-        let ((seconds, micros),): ((Ms, Ms),) = self.run(redis::pipe().cmd("TIME"), deadline()).await?;
+        let time: Result<((Ms, Ms),)> = self.run(redis::pipe().cmd("TIME"), deadline()).await;
         let took = Ms::try_from(asked.elapsed().as_millis()).unwrap_or(Ms::MAX);
         let mut checks = match self.run::<(InfoDict,)>(redis::pipe().cmd("INFO"), deadline()).await {
             Ok((info,)) => told(&info),
             // Redis answers, and is not to say.
-            Err(Error::Unavailable(why)) if why.contains("NOPERM") => {
-                vec![Check::new(
-                    "info",
-                    false,
-                    why,
-                    "let this Redis user run INFO (ACL SETUSER … +info), and ask again",
-                )]
-            }
-            Err(error) => return Err(error),
+            Err(error) => vec![unasked("info", error)?],
         };
-        checks.push(clock(seconds * 1000 + micros / 1000, now, took));
+        checks.push(match time {
+            Ok(((seconds, micros),)) => clock(seconds * 1000 + micros / 1000, now, took),
+            Err(error) => unasked("clock", error)?,
+        });
         Ok(checks)
     }
 
@@ -137,6 +133,16 @@ fn literal(text: &str) -> String {
     text.chars().flat_map(escaped).collect()
 }
 
+/// A check that this Redis user may not make; any other error is one.
+fn unasked(name: &'static str, error: Error) -> Result<Check> {
+    match error {
+        Error::Unavailable(why) if why.contains("NOPERM") => {
+            Ok(Check::new(name, false, why, "let this Redis user run the command, and ask again"))
+        }
+        error => Err(error),
+    }
+}
+
 /// What Redis tells of itself.
 fn told(info: &InfoDict) -> Vec<Check> {
     let tells = |key: &str| info.get::<String>(key).unwrap_or_default();
@@ -177,9 +183,9 @@ fn told(info: &InfoDict) -> Vec<Check> {
         ),
         Check::new(
             "maxmemory_policy",
-            !policy.starts_with("allkeys"),
+            keeps_sessions(&policy),
             policy,
-            "set `maxmemory-policy noeviction`: now a full Redis drops any key, live sessions and lists of users too",
+            "set `maxmemory-policy noeviction`: now a full Redis drops live sessions, and with allkeys-* lists of users too",
         ),
         Check::new(
             "memory",

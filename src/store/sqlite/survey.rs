@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use url::Url;
 
+use super::ownership::refuse_foreign;
 use super::{BUSY, MIGRATIONS};
 use crate::clock::Ms;
 use crate::store::survey::{Batch, Check, Cursor, IndexBatch, Survey};
@@ -21,6 +23,7 @@ const PURGED_AFTER: Ms = 10 * 60 * 1000;
 /// An SQLite file to be looked at.
 pub(in crate::store) struct SqliteSurvey {
     path: PathBuf,
+    is_immutable: bool,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -28,9 +31,8 @@ impl SqliteSurvey {
     /// Opens a file that is there.
     pub(in crate::store) fn open(path: &Path) -> Result<Self> {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|error| named(&error))?;
-        connection.busy_timeout(BUSY).map_err(|error| named(&error))?;
+        let (connection, is_immutable) = connect(path).map_err(|error| named(&error))?;
+        refuse_foreign(&connection).map_err(|error| named(&error))?;
         let schema: u32 =
             connection.query_row("pragma user_version", [], |row| row.get(0)).map_err(|error| named(&error))?;
         if schema as usize != MIGRATIONS.len() {
@@ -39,7 +41,7 @@ impl SqliteSurvey {
                 "this is schema {schema}, and this sessiond knows {known}: use the one that serves it"
             )));
         }
-        Ok(Self { path: path.to_owned(), connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self { path: path.to_owned(), is_immutable, connection: Arc::new(Mutex::new(connection)) })
     }
 
     async fn ask<T: Send + 'static>(
@@ -52,6 +54,36 @@ impl SqliteSurvey {
         });
         asking.await.unwrap_or_else(|error| Err(Error::Unexpected(error.to_string())))
     }
+}
+
+/// Opens the file as it can be. A file that cannot be written, or in whose folder no index of the WAL can be made, is read as
+/// one that nobody changes (`immutable`), if there is no WAL: whoever serves it has one. Returns whether that is so.
+fn connect(path: &Path) -> Result<(Connection, bool)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    let wal = format!("{}-wal", path.display());
+    let has_wal = Path::new(&wal).metadata().is_ok_and(|file| file.len() > 0);
+    // By a user who cannot write the file, SQLite would make a WAL that its owner cannot write either.
+    if has_wal || !connection.is_readonly("main")? {
+        // The first read opens the WAL.
+        match connection.query_row("select 1 from sqlite_schema limit 1", [], |_| Ok(())).optional() {
+            Ok(_) => return Ok((connection, false)),
+            Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if has_wal {
+        return Err(Error::Unavailable(format!(
+            "the file cannot be written, and {wal} holds changes that are not in it yet: copy both to a folder that can be written, \
+             and look there"
+        )));
+    }
+    let path = std::path::absolute(path).map_err(|error| Error::Unavailable(error.to_string()))?;
+    let mut url = Url::from_file_path(&path).map_err(|()| Error::Unavailable("this path has no URL".into()))?;
+    url.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Ok((Connection::open_with_flags(url.as_str(), flags)?, true))
 }
 
 #[async_trait]
@@ -74,19 +106,12 @@ impl Survey for SqliteSurvey {
                 Ok((integrity, journal, overdue))
             })
             .await?;
-        Ok(vec![
+        let mut checks = vec![
             Check::new(
                 "integrity",
                 integrity == "ok",
                 format!("quick_check says {integrity}"),
                 "the file is damaged: stop the service, and restore a backup or salvage it with `sqlite3 FILE .recover`",
-            ),
-            Check::new(
-                "journal_mode",
-                journal == "wal",
-                journal,
-                "restart the service, which sets it to wal; if it stays, the file is where WAL cannot be, such as a network \
-                 drive: move it",
             ),
             Check::private("file_mode", &self.path),
             Check::new(
@@ -95,7 +120,18 @@ impl Survey for SqliteSurvey {
                 format!("{overdue} rows expired more than 10 minutes ago and were not purged"),
                 "a service that runs on this file purges them once a minute; `sessiond purge` does it now",
             ),
-        ])
+        ];
+        // SQLite does not say which it is of a file that nobody changes.
+        if !self.is_immutable {
+            checks.push(Check::new(
+                "journal_mode",
+                journal == "wal",
+                journal,
+                "restart the service, which sets it to wal; if it stays, the file is where WAL cannot be, such as a network \
+                 drive: move it",
+            ));
+        }
+        Ok(checks)
     }
 
     async fn size(&self) -> Result<u64> {
