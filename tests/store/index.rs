@@ -71,7 +71,8 @@ async fn a_list_of_version_0_1_is_copied() {
 async fn a_list_of_another_prefix_stays_as_it_is() {
     let fixture = Fixture::on_redis(Keyspace { prefix: "sess:".into(), tombstone: None }).await;
     let keyspace = Keyspace { prefix: "sess".into(), tombstone: None };
-    let other = sessiond::store::open(&fixture.url.parse().unwrap(), &keyspace).await.unwrap();
+    let other =
+        sessiond::store::open(&fixture.redis.as_ref().unwrap().url().parse().unwrap(), &keyspace).await.unwrap();
     fixture.store().insert("one", entry(b"1"), now()).await.unwrap();
     assert!(ids(other.as_ref(), "ada").await.is_empty());
     assert_eq!(ids(fixture.store(), "ada").await, ["one"]);
