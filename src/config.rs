@@ -77,7 +77,8 @@ pub struct Server {
     /// no key are counted on their own
     #[arg(long, env = "SESSIOND_MAX_IN_FLIGHT", default_value_t = 4_096, value_name = "N")]
     pub max_in_flight: usize,
-    /// How long a request's head, and then its body, may take to arrive, and an answer to be read
+    /// How long a request's head, and then its body, may take to arrive, and how long an answer may wait to be read.
+    /// Reading an answer at less than 16 KiB/s uses this time up
     #[arg(long, env = "SESSIOND_READ_TIMEOUT", default_value = "10s", value_parser = duration::parse, value_name = "DURATION")]
     pub read_timeout: Ms,
     /// How long a connection may be idle between two requests; longer than callers' pools keep theirs
