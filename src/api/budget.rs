@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::error::{Cause, Error, Result};
+use super::error::{Error, Result};
 
 /// Bytes of request bodies that are being received, and of batches that are being resolved. Sixteen of the largest
 /// batches, or some 450 of the largest updates, at one time.
@@ -84,6 +84,8 @@ fn permits(amount: usize) -> u32 {
 }
 
 fn overloaded() -> Error {
-    Error::unavailable("overloaded", "large requests and answers in progress take all the memory they may: try again")
-        .because(Cause::Unavailable("large requests and answers in progress take all the memory they may".into()))
+    Error::overloaded(
+        "requests and answers in progress take all the memory that they may: try again",
+        "requests and answers in progress take all the memory that they may",
+    )
 }

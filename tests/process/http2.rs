@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::callers::keygen;
 use crate::sessiond::Sessiond;
 
 /// A client that answers PINGs, and reads no more of each body than `window` bytes.
@@ -30,6 +31,12 @@ impl Client {
         for number in 0..headers {
             request = request.header(format!("x-{number}"), "y");
         }
+        self.requests.send_request(request.body(()).unwrap(), true).unwrap().0
+    }
+
+    /// Asks with an API key.
+    fn get_with_key(&mut self, path: &str, key: &str) -> ResponseFuture {
+        let request = Request::get(format!("http://localhost{path}")).header("authorization", format!("Bearer {key}"));
         self.requests.send_request(request.body(()).unwrap(), true).unwrap().0
     }
 
@@ -148,6 +155,29 @@ async fn a_request_is_in_flight_until_its_answer_is_sent() {
             assert!(began.elapsed() < Duration::from_secs(10));
         }
     }
+}
+
+/// Whoever has no key takes no place from whoever has one, and cannot make the service look dead.
+#[tokio::test]
+async fn unread_refusals_and_documents_displace_no_caller_and_no_probe() {
+    let folder = tempfile::tempdir().unwrap();
+    let (key, line) = keygen(folder.path(), "shop", "session");
+    let flags = ["--api-key", &line, "--max-in-flight", "8", "--read-timeout", "60s"];
+    let server = Sessiond::start(folder.path(), &flags);
+    let mut stranger = Client::connect(&server, 0).await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let answer = stranger.get("/v1/session", 0).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        held.push(answer);
+    }
+    let mut caller = Client::connect(&server, 65_535).await;
+    let status = async |answer: ResponseFuture| answer.await.unwrap().status();
+    assert_eq!(status(caller.get_with_key("/v1/session", &key)).await, StatusCode::UNAUTHORIZED);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(status(stranger.get(path, 0)).await, StatusCode::OK, "{path}");
+    }
+    assert_eq!(status(stranger.get("/openapi.yaml", 0)).await, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 /// A client that opens a connection ahead learns that it ends, and does not lose a request that it is about to send.
