@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::App;
-use super::budget::Held;
+use super::budget::{Budget, Held};
 use super::error::{Error, Result};
 use super::wire::Cookie;
 use crate::clock::Ms;
@@ -193,20 +193,21 @@ impl IfMatch {
     }
 }
 
-/// A JSON body (RFC 8259), read into `T`.
-pub(super) struct Json<T>(pub T);
+/// A JSON body (RFC 8259), read into `T`, and its part of the budget of bodies. The handler keeps that until it ends,
+/// because what is parsed takes more memory than the text.
+pub(super) struct Json<T>(pub T, pub Option<Held>);
 
-/// A JSON body that may be left out, or be `null`: then it is `T`'s default.
-pub(super) struct OptionalJson<T>(pub T);
+/// Like [`Json`], but the body may be absent or `null`: then it is `T`'s default.
+pub(super) struct OptionalJson<T>(pub T, pub Option<Held>);
 
 impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            Some(JSON) => parse(&body).map(Self),
+            Some(JSON) => parse(&body).map(|value| Self(value, held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
@@ -217,17 +218,17 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            _ if body.is_empty() => Ok(Self(T::default())),
+            _ if body.is_empty() => Ok(Self(T::default(), held)),
             Some(JSON) => parse::<Option<Object<T>>>(&body)
-                .map(|value| Self(value.map_or_else(T::default, |Object(value)| value))),
+                .map(|value| Self(value.map_or_else(T::default, |Object(value)| value), held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
 }
 
-/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`], and what it takes of the budget.
+/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`], and its part of the budget of batches.
 pub(super) struct BatchJson<T>(pub T, pub Option<Held>);
 
 impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
@@ -235,7 +236,7 @@ impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let (body, held) = read_up_to(MAX_BATCH_BYTES, request, app).await?;
+        let (body, held) = read_up_to(MAX_BATCH_BYTES, &app.batches, request, app).await?;
         match media_type.as_deref() {
             Some(JSON) => parse::<Object<T>>(&body).map(|Object(batch)| Self(batch, held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
@@ -243,20 +244,20 @@ impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
     }
 }
 
-/// The body of `PATCH`: a merge patch or a JSON Patch, by its media type.
-pub(super) struct Patch(pub Change);
+/// The body of `PATCH`: a merge patch or a JSON Patch, by its media type, and its part of the budget of bodies.
+pub(super) struct Patch(pub Change, pub Option<Held>);
 
 impl FromRequest<App> for Patch {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(Value::Object(patch)))),
+            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(Value::Object(patch)), held)),
             Some(JSON_PATCH) => {
                 let operations: Vec<Object<PatchOperation>> = parse(&body)?;
-                Ok(Self(Change::Patch(operations.into_iter().map(|Object(operation)| operation).collect())))
+                Ok(Self(Change::Patch(operations.into_iter().map(|Object(operation)| operation).collect()), held))
             }
             _ => {
                 let accepted = HeaderValue::from_static("application/merge-patch+json, application/json-patch+json");
@@ -316,13 +317,13 @@ fn unsupported(detail: &str) -> Error {
     )
 }
 
-/// The whole body, within the limits of size and time.
-async fn read(request: Request, app: &App) -> Result<Vec<u8>> {
-    read_up_to(app.max_body_bytes, request, app).await.map(|(body, _)| body)
+/// Reads the body of a request about one session, within the limits of size and time.
+async fn read(request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
+    read_up_to(app.max_body_bytes, &app.bodies, request, app).await
 }
 
-/// The whole body, and what it takes of the budget of all bodies that are being received.
-async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
+/// Reads a body of up to `limit` bytes. Returns it with the part of `budget` that it takes.
+async fn read_up_to(limit: usize, budget: &Budget, request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
     let close = |error: Error| error.header(header::CONNECTION, HeaderValue::from_static("close"));
     let too_large = || {
         let detail = format!("a body may have {limit} bytes");
@@ -342,7 +343,7 @@ async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8
             if bytes.len() + data.len() > limit {
                 return Err(too_large());
             }
-            let more = app.bodies.take(data.len()).map_err(close)?;
+            let more = budget.take(data.len()).map_err(close)?;
             match &mut held {
                 Some(held) => held.add(more),
                 None => held = Some(more),

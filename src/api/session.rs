@@ -203,7 +203,7 @@ pub(super) async fn update(
     State(app): State<App>,
     named: Named,
     if_match: IfMatch,
-    Patch(change): Patch,
+    Patch(change, _held): Patch,
 ) -> Result<Response> {
     let session = app
         .sessions
@@ -229,7 +229,7 @@ pub(super) async fn replace(
     State(app): State<App>,
     named: Named,
     if_match: IfMatch,
-    Json(data): Json<Map<String, Value>>,
+    Json(data, _held): Json<Map<String, Value>>,
 ) -> Result<Response> {
     let change = Change::Replace(data);
     let session = app
@@ -280,7 +280,7 @@ pub(super) async fn regenerate(
     State(app): State<App>,
     named: Named,
     if_match: IfMatch,
-    OptionalJson(wanted): OptionalJson<Regeneration>,
+    OptionalJson(wanted, _held): OptionalJson<Regeneration>,
 ) -> Result<Response> {
     let wanted = Regenerate {
         user_id: wanted.user_id.map(user_id).transpose()?,
