@@ -31,11 +31,11 @@ const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// The most that the body of a batch may take: a thousand cookies with room for what else comes in a `Cookie` header.
+/// The largest body of a batch: a thousand `Cookie` headers of 4 KiB.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// The session that a request is about: the one that its path names by id, or else the one that its cookie opens, which
-/// was signed by us. Whether it is live, the store knows.
+/// The session that a request is about: named by the id in its path, or else by its cookie, whose signature is verified.
+/// Only the store knows whether the session is live.
 pub(super) struct Named {
     /// The session's id.
     pub id: Id,
@@ -69,8 +69,8 @@ impl Named {
     }
 }
 
-/// Counts cookies by their signature: here first, and in the metrics when it is dropped, because threads that count the
-/// same metric wait for each other.
+/// Counts cookies by their signature. Adds the counts to the metrics when it is dropped, because threads that increment
+/// one metric contend.
 pub(super) struct Tally<'a> {
     cookies: &'a Cookies,
     first: u64,
@@ -134,7 +134,7 @@ impl FromRequestParts<App> for UserId {
     }
 }
 
-/// Whether the caller wants the store's word, and not what was kept of it (RFC 9111, section 5.2.1).
+/// Whether the caller wants an answer from the store, not from the near-cache (RFC 9111, section 5.2.1).
 pub(super) struct NoCache(pub bool);
 
 impl FromRequestParts<App> for NoCache {
@@ -357,7 +357,7 @@ async fn read_up_to(limit: usize, budget: &Budget, request: Request, app: &App) 
     })
 }
 
-/// 400 says where JSON ends to be JSON, 422 which field does not fit.
+/// Parses a body. Answers 400 with the place if it is not JSON, and 422 with the field if it does not fit `T`.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let malformed = |error: &serde_json::Error| {

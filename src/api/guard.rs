@@ -58,9 +58,9 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let patience = guard.app.read_timeout + WORK;
+    let limit = guard.app.read_timeout + WORK;
     let work = |request| async move {
-        timeout(patience, next.run(request)).await.map_err(|_| {
+        timeout(limit, next.run(request)).await.map_err(|_| {
             Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
                 .because(Cause::Unavailable("a request took too long".into()))
         })

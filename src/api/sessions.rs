@@ -135,7 +135,7 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch, held):
     }
     let (opens, ids) = open_all(&app, &cookies).await;
     drop((cookies, held));
-    // How much will be found is not known before. What is found then takes its part of the answers' memory.
+    // The size of what is found is known only afterwards. Until then the batch reserves the most that it can find.
     let most = (ids.len() * app.sessions.policy().max_data_bytes).min(MAX_ANSWER_BYTES);
     let _finding = app.lookups.take_soon(most).await?;
     let mut found = app.sessions.resolve_many(ids).await?.into_iter();

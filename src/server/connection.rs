@@ -30,7 +30,7 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// 64 round trips.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// What HTTP/2 connections begin with.
+/// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// After this time an idle HTTP/1.1 connection frees its buffers: 16 KiB of hyper's.
 const PARK_AFTER: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub(super) struct Protocols {
     deadlines: Deadlines,
 }
 
-/// What the parts of one connection share.
+/// The state that the parts of one connection share.
 pub(super) struct Shared {
     api: Arc<Api>,
     pub(super) progress: Progress,
@@ -121,7 +121,7 @@ impl Protocols {
                     },
                 }
             }
-            // Nothing is lost: no request is open, and hyper has written all that the socket would take.
+            // Nothing is lost: no request is open, and hyper has written every answer.
             let parts = connection.into_parts();
             socket = parts.io.into_inner().socket;
             ahead = parts.read_buf;
@@ -180,8 +180,8 @@ impl Protocols {
     }
 }
 
-/// Reads until it is known whether the client speaks HTTP/2. Returns how many bytes were read; `None` if the client has
-/// gone.
+/// Reads until it is known whether the client speaks HTTP/2. Returns how many bytes were read, or `None` if the client has
+/// closed the connection.
 async fn read_preface(socket: &mut (impl AsyncRead + Unpin), first: &mut [u8; PREFACE.len()]) -> Option<usize> {
     let mut filled = 0;
     while filled < first.len() && PREFACE.starts_with(&first[..filled]) {

@@ -1,4 +1,4 @@
-//! What a connection is doing and since when. Its deadlines are checked against this.
+//! The state of a connection and its times, against which its deadlines are checked.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,20 +14,19 @@ const SLICES: u64 = 4;
 /// One slot for each slice of the read timeout, one for the current slice, and three for slices that are late. A slice
 /// uses the slot of its number modulo this.
 const SLOTS: usize = 8;
-/// The slowest rate at which a client may read an answer, in bytes per second. A client that reads more slowly has the
-/// read timeout on top, once for each answer.
+/// The slowest rate at which a client may read an answer, in bytes per second. The client may be late by the read timeout.
 const MIN_RATE: u64 = 16 * 1024;
 
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadlines {
-    /// For a request's head to arrive, and for an answer to be taken.
+    /// How long a request's head may take to arrive, and an answer may go without progress.
     pub(super) read: Duration,
-    /// Between two requests.
+    /// How long a connection may be idle between two requests.
     pub(super) keep_alive: Duration,
 }
 
-/// What a connection is doing. All times are milliseconds since `began`.
+/// The state of a connection. All times are milliseconds since `began`.
 pub(super) struct Progress {
     began: Instant,
     read: u64,
@@ -91,7 +90,7 @@ impl Progress {
         self.began + Duration::from_millis(self.idle_since.load(Ordering::Acquire)) + after
     }
 
-    /// Notes bytes from the client: between two requests a head begins with them.
+    /// Notes bytes from the client. Between two requests they are the beginning of a head.
     pub(super) fn received(&self) {
         if self.open.load(Ordering::Acquire) == 0 && self.head_since.load(Ordering::Relaxed) == NEVER {
             self.head_since.store(self.now(), Ordering::Relaxed);
@@ -112,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// Notes a request, of which the head has arrived.
+    /// Notes a request whose head has arrived.
     pub(super) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_since.store(NEVER, Ordering::Relaxed);
@@ -125,7 +124,7 @@ impl Progress {
         self.open.fetch_sub(1, Ordering::Release);
     }
 
-    /// Whether the client has sent no complete head yet, or not the one that it has begun.
+    /// Whether a head is incomplete. The first head of a connection counts as incomplete until it has arrived.
     pub(super) fn awaits_head(&self) -> bool {
         self.head_since.load(Ordering::Relaxed) != NEVER
     }

@@ -120,7 +120,7 @@ async fn a_batch_of_many_candidates_lets_other_requests_go_on() {
     let secrets: Vec<String> = (0..16).map(|n| format!("secret {n} for tests of 32 bytes or more")).collect();
     let app = TestApp::start(&["--secret", &secrets.join(",")]).await;
     let forged = format!("connect.sid=s%3Aid.{}", "x".repeat(43));
-    let two = vec![forged.as_str(); 2].join("; ");
+    let two = [forged.as_str(); 2].join("; ");
     let all = vec![two.as_str(); 1000];
     let mut batch = std::pin::pin!(app.batch(&all));
     let first = futures_util::poll!(&mut batch);
