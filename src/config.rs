@@ -75,11 +75,12 @@ pub struct Server {
     /// Connections that may be open at once; more wait to be accepted
     #[arg(long, env = "SESSIOND_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
-    /// Requests that may be in progress at once, until their answers are sent; more are answered 503. Requests that need
-    /// no key are counted on their own
+    /// Requests that may be in progress at once, until their answers are sent; more are answered 503. Requests without a
+    /// valid key have a limit of their own, and /livez and /readyz have none
     #[arg(long, env = "SESSIOND_MAX_IN_FLIGHT", default_value_t = 4_096, value_name = "N")]
     pub max_in_flight: usize,
-    /// How long a request's head, and then its body, may take to arrive, and an answer to be read
+    /// How long a request's head, and then its body, may take to arrive, and how long an answer may wait to be read.
+    /// Reading an answer at less than 16 KiB/s uses this time up
     #[arg(long, env = "SESSIOND_READ_TIMEOUT", default_value = "10s", value_parser = duration::parse, value_name = "DURATION")]
     pub read_timeout: Ms,
     /// How long a connection may be idle between two requests; longer than callers' pools keep theirs

@@ -24,6 +24,9 @@ use crate::id::Id;
 /// How many cookies of the session's name are looked at in one request; later ones are ignored.
 pub const MAX_CANDIDATES: usize = 64;
 
+/// How many signatures are compared for one text of a batch; later ones are ignored.
+pub const MAX_TEXT_CANDIDATES: usize = 8;
+
 /// A signature: 32 bytes in base64 without padding.
 const SIGNATURE_BYTES: usize = 43;
 
@@ -62,8 +65,6 @@ pub enum Unopened {
     Absent,
     /// There is one, and no secret of ours has signed it.
     BadSignature,
-    /// There are more of them than may be looked at.
-    TooMany,
 }
 
 /// An id may be printed; how it was signed says nothing worth printing.
@@ -126,25 +127,28 @@ impl Signer {
             .ok_or(unopened)
     }
 
-    /// The same for text that is a cookie's bare value, as stored by the browser, or else a whole `Cookie` header. `left`
-    /// is how many cookies may still be looked at; those that were are subtracted.
+    /// Like [`Signer::open`], for text that is a cookie's bare value, as stored by the browser, or else a whole `Cookie`
+    /// header. Compares up to [`MAX_TEXT_CANDIDATES`] signatures; cookies without one do not count. Adds the number of
+    /// compared signatures to `compared`.
     ///
     /// # Errors
-    /// As [`Signer::open`]; [`Unopened::TooMany`] if more than `left` would have to be looked at.
-    pub fn open_text(&self, text: &str, name: &str, left: &mut usize) -> Result<Verified, Unopened> {
+    /// As [`Signer::open`].
+    pub fn open_text(&self, text: &str, name: &str, compared: &mut usize) -> Result<Verified, Unopened> {
         let text = text.trim_ascii().as_bytes();
         let is_bare = ["s:", "s%3A", "s%3a", "\"s"].iter().any(|start| text.starts_with(start.as_bytes()));
-        let candidates: &mut dyn Iterator<Item = _> = if is_bare {
-            &mut std::iter::once_with(|| decode(text))
-        } else {
-            &mut values(text, name.as_bytes()).take(MAX_CANDIDATES)
-        };
-        let mut unopened = Unopened::Absent;
+        let candidates: &mut dyn Iterator<Item = _> =
+            if is_bare { &mut std::iter::once_with(|| decode(text)) } else { &mut values(text, name.as_bytes()) };
+        let (mut unopened, mut left) = (Unopened::Absent, MAX_TEXT_CANDIDATES);
         for candidate in candidates {
-            *left = left.checked_sub(1).ok_or(Unopened::TooMany)?;
-            match self.verify(&candidate) {
-                Some(verified) => return Ok(verified),
-                None => unopened = Unopened::BadSignature,
+            unopened = Unopened::BadSignature;
+            let Some((id, given)) = split(&candidate) else { continue };
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            *compared += 1;
+            if let Some(verified) = self.verify_split(id, given) {
+                return Ok(verified);
             }
         }
         Err(unopened)
@@ -161,13 +165,11 @@ impl Signer {
     /// Every secret is tried, in constant time, whether or not an earlier one matched.
     #[must_use]
     pub fn verify(&self, value: &[u8]) -> Option<Verified> {
-        let signed = value.strip_prefix(b"s:")?;
-        let dot = signed.iter().rposition(|&byte| byte == b'.')?;
-        let (id, given) = (&signed[..dot], &signed[dot + 1..]);
-        let id = Id::parse(std::str::from_utf8(id).ok()?)?;
-        if given.len() != SIGNATURE_BYTES {
-            return None;
-        }
+        let (id, given) = split(value)?;
+        self.verify_split(id, given)
+    }
+
+    fn verify_split(&self, id: Id, given: &[u8]) -> Option<Verified> {
         let (mut matched, mut secret) = (Choice::from(0), 0_u64);
         for (position, key) in (0_u64..).zip(&self.keys) {
             let equal = signature(key, id.as_str().as_bytes()).ct_eq(given);
@@ -176,6 +178,15 @@ impl Signer {
         }
         bool::from(matched).then(|| Verified { id, secret: usize::try_from(secret).unwrap_or(0) })
     }
+}
+
+/// Splits a cookie value into the id and a signature of the right length.
+fn split(value: &[u8]) -> Option<(Id, &[u8])> {
+    let signed = value.strip_prefix(b"s:")?;
+    let dot = signed.iter().rposition(|&byte| byte == b'.')?;
+    let (id, given) = (&signed[..dot], &signed[dot + 1..]);
+    let id = std::str::from_utf8(id).ok().filter(|_| given.len() == SIGNATURE_BYTES)?;
+    Some((Id::parse(id)?, given))
 }
 
 /// Whether a text begins as a signed cookie's value does, and no id of ours or Express's.

@@ -1,4 +1,4 @@
-//! Bounds on the memory that bodies and large answers take, over all connections.
+//! Bounds on the memory that bodies and large answers take on all connections together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +7,30 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::error::{Cause, Error, Result};
+use super::error::{Error, Result};
 
-/// Bytes of request bodies that are being received, and of batches that are being resolved. Sixteen of the largest
-/// batches, or some 450 of the largest updates, at one time.
+/// Bytes of the bodies of requests in progress, except batches: about 450 of the largest updates. A parsed body takes up
+/// to 20 times its size.
 pub(super) const BODIES: usize = 64 * 1024 * 1024;
-/// Bytes of answers to batches that are being made or wait to be sent: four of the largest. Making one takes about three
-/// times its size.
+/// Bytes of the bodies of batches whose cookies are not verified yet: 16 of the largest. They have a budget of their own,
+/// so that slow batches refuse no login.
+pub(super) const BATCHES: usize = 64 * 1024 * 1024;
+/// Bytes that batches in progress may find in the store, if each session has as much data as it may: 16 of the largest
+/// batches. Most find far less.
+pub(super) const LOOKUPS: usize = 256 * 1024 * 1024;
+/// Bytes of answers to batches that are being made or sent: four of the largest. Making one takes about three times its
+/// size.
 pub(super) const ANSWERS: usize = 64 * 1024 * 1024;
-/// Texts of /metrics that wait to be sent, each of some 70 KiB. No key is needed to ask for one.
+/// Answers of /metrics that are being sent, each of about 70 KiB. The route needs no key.
 pub(super) const TEXTS: usize = 16;
 
-/// How long a batch waits for others to be sent.
+/// How long a batch waits for other batches.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// So much of something may be in use at one time.
+/// A limited amount of a resource.
 pub(super) struct Budget(Arc<Semaphore>);
 
-/// A part of a budget, until it is dropped.
+/// A part of a budget. It is given back when this is dropped.
 pub(super) struct Held(OwnedSemaphorePermit);
 
 impl Budget {
@@ -35,7 +41,7 @@ impl Budget {
     /// Takes `amount`.
     ///
     /// # Errors
-    /// 503 if so much is not free.
+    /// 503 if less than that is free.
     pub(super) fn take(&self, amount: usize) -> Result<Held> {
         let permit = Arc::clone(&self.0).try_acquire_many_owned(permits(amount));
         permit.map(Held).map_err(|_| overloaded())
@@ -44,7 +50,7 @@ impl Budget {
     /// Takes `amount`, and waits up to a second for it.
     ///
     /// # Errors
-    /// 503 if so much does not become free.
+    /// 503 if less than that becomes free.
     pub(super) async fn take_soon(&self, amount: usize) -> Result<Held> {
         let permit = timeout(WAIT, Arc::clone(&self.0).acquire_many_owned(permits(amount))).await;
         permit.ok().and_then(std::result::Result::ok).map(Held).ok_or_else(overloaded)
@@ -62,7 +68,7 @@ impl Held {
         drop(self.0.split(self.0.num_permits().saturating_sub(amount)));
     }
 
-    /// Ties this to `bytes`: it is held until they have been sent.
+    /// Returns `bytes` as a body that holds this until it is sent.
     pub(super) fn with(self, bytes: impl Into<Vec<u8>>) -> Bytes {
         Bytes::from_owner(HeldBytes { bytes: bytes.into(), _held: self })
     }
@@ -84,6 +90,8 @@ fn permits(amount: usize) -> u32 {
 }
 
 fn overloaded() -> Error {
-    Error::unavailable("overloaded", "large requests and answers in progress take all the memory they may: try again")
-        .because(Cause::Unavailable("large requests and answers in progress take all the memory they may".into()))
+    Error::overloaded(
+        "requests and answers in progress take all the memory that they may: try again",
+        "requests and answers in progress take all the memory that they may",
+    )
 }

@@ -46,9 +46,11 @@ pub(super) struct Error {
 /// What went wrong inside, for the log. It travels with the answer to the guard, which logs it once and knows the request.
 #[derive(Debug, Clone)]
 pub(super) enum Cause {
-    /// The store is away.
+    /// The store is unreachable, or the request took too long.
     Unavailable(String),
-    /// What should never be.
+    /// A limit on requests or memory in use is reached.
+    Overloaded(&'static str),
+    /// A bug.
     Bug(String),
 }
 
@@ -119,6 +121,11 @@ impl Error {
     pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
             .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// A limit is reached. `detail` is for the caller, `why` for the log.
+    pub(super) fn overloaded(detail: &str, why: &'static str) -> Self {
+        Self::unavailable("overloaded", detail).because(Cause::Overloaded(why))
     }
 
     pub(super) fn internal() -> Self {

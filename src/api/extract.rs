@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::App;
-use super::budget::Held;
+use super::budget::{Budget, Held};
 use super::error::{Error, Result};
 use crate::clock::Ms;
 use crate::cookie::{Unopened, Verified};
@@ -31,11 +31,11 @@ const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// The most that the body of a batch may take: a thousand cookies with room for what else comes in a `Cookie` header.
+/// The largest body of a batch: a thousand `Cookie` headers of 4 KiB.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// The session that a request is about: the one that its path names by id, or else the one that its cookie opens, which
-/// was signed by us. Whether it is live, the store knows.
+/// The session that a request is about: named by the id in its path, or else by its cookie, whose signature is verified.
+/// Only the store knows whether the session is live.
 pub(super) struct Named {
     /// The session's id.
     pub id: Id,
@@ -63,8 +63,8 @@ impl Named {
     }
 }
 
-/// Counts cookies by their signature: here first, and in the metrics when it is dropped, because threads that count the
-/// same metric wait for each other.
+/// Counts cookies by their signature. Adds the counts to the metrics when it is dropped, because threads that increment
+/// one metric contend.
 pub(super) struct Tally<'a> {
     cookies: &'a Cookies,
     first: u64,
@@ -128,7 +128,7 @@ impl FromRequestParts<App> for UserId {
     }
 }
 
-/// Whether the caller wants the store's word, and not what was kept of it (RFC 9111, section 5.2.1).
+/// Whether the caller wants an answer from the store, not from the near-cache (RFC 9111, section 5.2.1).
 pub(super) struct NoCache(pub bool);
 
 impl FromRequestParts<App> for NoCache {
@@ -177,20 +177,21 @@ impl FromRequestParts<App> for IfMatch {
     }
 }
 
-/// A JSON body (RFC 8259), read into `T`.
-pub(super) struct Json<T>(pub T);
+/// A JSON body (RFC 8259), read into `T`, and its part of the budget of bodies. The handler keeps that until it ends,
+/// because what is parsed takes more memory than the text.
+pub(super) struct Json<T>(pub T, pub Option<Held>);
 
-/// A JSON body that may be left out, or be `null`: then it is `T`'s default.
-pub(super) struct OptionalJson<T>(pub T);
+/// Like [`Json`], but the body may be absent or `null`: then it is `T`'s default.
+pub(super) struct OptionalJson<T>(pub T, pub Option<Held>);
 
 impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            Some(JSON) => parse(&body).map(Self),
+            Some(JSON) => parse(&body).map(|value| Self(value, held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
@@ -201,17 +202,17 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            _ if body.is_empty() => Ok(Self(T::default())),
+            _ if body.is_empty() => Ok(Self(T::default(), held)),
             Some(JSON) => parse::<Option<Object<T>>>(&body)
-                .map(|value| Self(value.map_or_else(T::default, |Object(value)| value))),
+                .map(|value| Self(value.map_or_else(T::default, |Object(value)| value), held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
         }
     }
 }
 
-/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`], and what it takes of the budget.
+/// The body of a call about many sessions: a JSON body of up to [`MAX_BATCH_BYTES`], and its part of the budget of batches.
 pub(super) struct BatchJson<T>(pub T, pub Option<Held>);
 
 impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
@@ -219,7 +220,7 @@ impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let (body, held) = read_up_to(MAX_BATCH_BYTES, request, app).await?;
+        let (body, held) = read_up_to(MAX_BATCH_BYTES, &app.batches, request, app).await?;
         match media_type.as_deref() {
             Some(JSON) => parse::<Object<T>>(&body).map(|Object(batch)| Self(batch, held)),
             _ => Err(unsupported(&format!("send the body as {JSON}"))),
@@ -227,20 +228,20 @@ impl<T: DeserializeOwned> FromRequest<App> for BatchJson<T> {
     }
 }
 
-/// The body of `PATCH`: a merge patch or a JSON Patch, by its media type.
-pub(super) struct Patch(pub Change);
+/// The body of `PATCH`: a merge patch or a JSON Patch, by its media type, and its part of the budget of bodies.
+pub(super) struct Patch(pub Change, pub Option<Held>);
 
 impl FromRequest<App> for Patch {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let media_type = media_type(request.headers());
-        let body = read(request, app).await?;
+        let (body, held) = read(request, app).await?;
         match media_type.as_deref() {
-            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(Value::Object(patch)))),
+            Some(MERGE_PATCH) => parse(&body).map(|patch| Self(Change::Merge(Value::Object(patch)), held)),
             Some(JSON_PATCH) => {
                 let operations: Vec<Object<PatchOperation>> = parse(&body)?;
-                Ok(Self(Change::Patch(operations.into_iter().map(|Object(operation)| operation).collect())))
+                Ok(Self(Change::Patch(operations.into_iter().map(|Object(operation)| operation).collect()), held))
             }
             _ => {
                 let accepted = HeaderValue::from_static("application/merge-patch+json, application/json-patch+json");
@@ -300,13 +301,13 @@ fn unsupported(detail: &str) -> Error {
     )
 }
 
-/// The whole body, within the limits of size and time.
-async fn read(request: Request, app: &App) -> Result<Vec<u8>> {
-    read_up_to(app.max_body_bytes, request, app).await.map(|(body, _)| body)
+/// Reads the body of a request about one session, within the limits of size and time.
+async fn read(request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
+    read_up_to(app.max_body_bytes, &app.bodies, request, app).await
 }
 
-/// The whole body, and what it takes of the budget of all bodies that are being received.
-async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
+/// Reads a body of up to `limit` bytes. Returns it with the part of `budget` that it takes.
+async fn read_up_to(limit: usize, budget: &Budget, request: Request, app: &App) -> Result<(Vec<u8>, Option<Held>)> {
     let close = |error: Error| error.header(header::CONNECTION, HeaderValue::from_static("close"));
     let too_large = || {
         let detail = format!("a body may have {limit} bytes");
@@ -326,7 +327,7 @@ async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8
             if bytes.len() + data.len() > limit {
                 return Err(too_large());
             }
-            let more = app.bodies.take(data.len()).map_err(close)?;
+            let more = budget.take(data.len()).map_err(close)?;
             match &mut held {
                 Some(held) => held.add(more),
                 None => held = Some(more),
@@ -340,7 +341,7 @@ async fn read_up_to(limit: usize, request: Request, app: &App) -> Result<(Vec<u8
     })
 }
 
-/// 400 says where JSON ends to be JSON, 422 which field does not fit.
+/// Parses a body. Answers 400 with the place if it is not JSON, and 422 with the field if it does not fit `T`.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let malformed = |error: &serde_json::Error| {

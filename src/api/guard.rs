@@ -1,4 +1,5 @@
-//! What stands around every route: who may call, how much at once and for how long, what is counted, what is logged.
+//! The middleware of every route. It checks host and key, bounds how many requests are in progress and for how long, and
+//! writes the metrics and the log.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,11 +19,11 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::error::{Cause, Error, Result};
 use super::host::Hosts;
 use super::traces::{Span, TraceParent};
-use super::{Api, App};
+use super::{Api, App, ops};
 use crate::caller::{Scope, bearer};
 use crate::telemetry::RouteMetrics;
 
-/// Time on top of reading the body after which a request is answered 503: far more than a few calls to the store.
+/// How long a request may take after its body was read; then it is answered 503. Calls to the store take far less.
 const WORK: Duration = Duration::from_secs(5);
 
 /// The most header fields that a request may have. Over HTTP/1.1 the server refuses more before they get here.
@@ -31,33 +32,36 @@ pub const MAX_HEADERS: usize = 64;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// What the guard of one route knows.
+/// The guard of one route.
 #[derive(Clone)]
 pub(super) struct Guard {
     app: App,
-    /// What the caller's key has to be good for. None: anybody may ask, also when there is much to do.
+    /// The scope that the caller's key needs. `None`: the route needs no key.
     scope: Option<Scope>,
+    /// Whether the route is a probe. Probes are never refused for load: an orchestrator would end the process.
+    is_probe: bool,
     metrics: Arc<RouteMetrics>,
     hosts: Hosts,
 }
 
 impl Guard {
     pub(super) fn new(app: &App, scope: Option<Scope>, method: String, path: String, hosts: Hosts) -> Self {
+        let is_probe = ops::PROBES.contains(&path.as_str());
         let metrics = Arc::new(app.sessions.metrics().route(method, path));
-        Self { app: app.clone(), scope, metrics, hosts }
+        Self { app: app.clone(), scope, is_probe, metrics, hosts }
     }
 }
 
-/// The outermost of a route.
+/// The outermost middleware of a route.
 pub(super) async fn guard(
     State(guard): State<Guard>,
     Extension(api): Extension<Arc<Api>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let patience = guard.app.read_timeout + WORK;
+    let limit = guard.app.read_timeout + WORK;
     let work = |request| async move {
-        timeout(patience, next.run(request)).await.map_err(|_| {
+        timeout(limit, next.run(request)).await.map_err(|_| {
             Error::unavailable("deadline", "the answer took too long: whether a change was made is not known")
                 .because(Cause::Unavailable("a request took too long".into()))
         })
@@ -69,12 +73,11 @@ pub(super) async fn guard(
 
 /// The requests of one listener that are in progress.
 pub(super) struct Counts {
-    /// All of the process, for the metric.
+    /// All of the process, as a metric.
     all: Gauge,
-    /// Those for routes that need a scope.
+    /// Those for routes that need a scope, from callers who have it.
     scoped: AtomicI64,
-    /// Those for the other routes. They are limited on their own, so that whoever has no key cannot displace whoever
-    /// has one.
+    /// All others. They have a limit of their own, so that callers without a key cannot displace callers with one.
     unscoped: AtomicI64,
 }
 
@@ -93,7 +96,7 @@ impl Counts {
 pub struct InFlight {
     api: Arc<Api>,
     is_scoped: bool,
-    /// How many of its kind there were before.
+    /// How many of its kind were in progress before it.
     others: i64,
 }
 
@@ -113,7 +116,7 @@ impl Drop for InFlight {
 }
 
 impl Guard {
-    /// Has `work` answer the request, if its caller may ask: every answer of ours passes here, and no panic.
+    /// Lets `work` answer the request, if it is admitted. A panic is answered 500.
     pub(super) async fn around<W: Future<Output = Result>>(
         &self,
         api: &Arc<Api>,
@@ -125,9 +128,9 @@ impl Guard {
         let parent = TraceParent::of(request.headers());
         let span = Span::begin(parent, self.metrics.method(), self.metrics.route());
         let trace_id = parent.map(|parent| parent.trace_id.to_owned());
-        let in_flight = InFlight::new(api, self.scope.is_some());
-        let answer = match self.admit(&request, in_flight.others) {
-            // The panic's hook has logged it.
+        let (in_flight, admitted) = self.admit(api, &request);
+        let answer = match admitted {
+            // The panic hook has logged it.
             Ok(()) => AssertUnwindSafe(work(request)).catch_unwind().await.unwrap_or_else(|_| Err(Error::internal())),
             Err(refusal) => Err(refusal),
         };
@@ -145,8 +148,24 @@ impl Guard {
         (response, in_flight)
     }
 
-    /// Refuses who may not ask, and who asks while there is too much to do.
-    fn admit(&self, request: &Request, others: i64) -> Result<()> {
+    /// Counts the request as in progress. Refuses it if its caller may not make it, or if too many are in progress. A
+    /// request that its caller may not make counts as one without a key.
+    fn admit(&self, api: &Arc<Api>, request: &Request) -> (InFlight, Result<()>) {
+        if let Err(refusal) = self.check(request) {
+            return (InFlight::new(api, false), Err(refusal));
+        }
+        let in_flight = InFlight::new(api, self.scope.is_some());
+        let admitted = if self.is_probe || in_flight.others < self.app.max_in_flight {
+            Ok(())
+        } else {
+            let why = "as many requests are in progress as --max-in-flight allows";
+            Err(Error::overloaded("too many requests are in progress: try again", why))
+        };
+        (in_flight, admitted)
+    }
+
+    /// Refuses a request that its caller may not make.
+    fn check(&self, request: &Request) -> Result<()> {
         self.hosts.check(request)?;
         if request.headers().len() > MAX_HEADERS {
             let detail = format!("a request may have {MAX_HEADERS} header fields: send fewer");
@@ -155,11 +174,7 @@ impl Guard {
         if let Some(needed) = self.scope {
             authorize(&self.app, needed, request.headers())?;
         }
-        if others < self.app.max_in_flight {
-            return Ok(());
-        }
-        Err(Error::unavailable("overloaded", "too many requests are in work: try again")
-            .because(Cause::Unavailable("as many requests are in work as --max-in-flight allows".into())))
+        Ok(())
     }
 }
 
@@ -187,7 +202,7 @@ fn authorize(app: &App, needed: Scope, headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
-/// The caller's name for the request, if it is one that a log can hold; otherwise a new one.
+/// Returns the caller's id for the request if a log can hold it, or else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let fits = |value: &&HeaderValue| {
         (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -199,7 +214,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// Says once what failed; and of everything else only when asked for, at the level debug.
+/// Logs a request that failed here as an error or a warning, and every other one at the level debug.
 fn log(
     metrics: &RouteMetrics,
     response: &mut Response,
@@ -216,17 +231,20 @@ fn log(
     // A u64, for JSON has a u128 as a string.
     let (status, duration_ms) = (status.as_u16(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let request_id = request_id.to_str().unwrap_or_default();
+    let log_503 = |last: &LastWarning, why: &str| {
+        if last.is_due() {
+            let message = "a request was answered 503; further ones within 10 s are logged at the level debug only";
+            tracing::warn!(method, route, status, duration_ms, request_id, trace_id, why, message);
+        } else {
+            tracing::debug!(method, route, status, duration_ms, request_id, trace_id, why, "a request failed");
+        }
+    };
     match cause {
         Some(Cause::Bug(why)) => {
             tracing::error!(method, route, status, duration_ms, request_id, trace_id, why, "a request failed");
         }
-        Some(Cause::Unavailable(why)) if now_and_then() => {
-            let message = "a request was answered 503; further ones within 10 s are logged at the level debug only";
-            tracing::warn!(method, route, status, duration_ms, request_id, trace_id, why, message);
-        }
-        Some(Cause::Unavailable(why)) => {
-            tracing::debug!(method, route, status, duration_ms, request_id, trace_id, why, "a request failed");
-        }
+        Some(Cause::Unavailable(why)) => log_503(&OUTAGE, &why),
+        Some(Cause::Overloaded(why)) => log_503(&OVERLOAD, why),
         None if status == StatusCode::INTERNAL_SERVER_ERROR => {
             tracing::error!(method, route, status, duration_ms, request_id, trace_id, "a request failed");
         }
@@ -234,14 +252,23 @@ fn log(
     }
 }
 
-/// Every call fails while a store is away: one line in a while is enough.
-fn now_and_then() -> bool {
-    const WHILE: Duration = Duration::from_secs(10);
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let due = last.is_none_or(|last| last.elapsed() >= WHILE);
-    if due {
-        *last = Some(Instant::now());
+/// The last warning about an unreachable store, and about too much load. They are apart, because callers without a key
+/// can cause load: their warning must not hide an outage.
+static OUTAGE: LastWarning = LastWarning(Mutex::new(None));
+static OVERLOAD: LastWarning = LastWarning(Mutex::new(None));
+
+/// When a warning was logged last. While the store is unreachable every call fails: one line in ten seconds is enough.
+struct LastWarning(Mutex<Option<Instant>>);
+
+impl LastWarning {
+    /// Whether to log the warning now.
+    fn is_due(&self) -> bool {
+        const INTERVAL: Duration = Duration::from_secs(10);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
     }
-    due
 }

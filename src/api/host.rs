@@ -1,5 +1,5 @@
-//! Which hosts a request may name: exactly one (RFC 9112, section 3.2), and on a listener that only this machine reaches
-//! and that asks for no key, none that a page from elsewhere could have pointed at it (DNS rebinding).
+//! Which hosts a request may name. It names exactly one (RFC 9112, section 3.2). On a loopback listener without keys it
+//! must be a name that no other site can point at this machine (DNS rebinding).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// Names are checked on a loopback address without keys: there, being able to send a request is all that a caller
-    /// needs, and a browser on this machine is able to. It names the host that the page came from.
+    /// Names are checked on a loopback address without keys. There a browser on this machine can call the API for any page;
+    /// its request names the host that the page came from.
     pub(super) fn of(listen: &Listen, is_keyless: bool, allowed: &[String]) -> Self {
         let is_loopback = matches!(listen, Listen::Tcp(address) if address.ip().is_loopback());
         let is_any_allowed = allowed.iter().any(|name| name == "*");

@@ -62,6 +62,8 @@ pub struct Shared {
     hosts: Hosts,
     ops_hosts: Hosts,
     bodies: Budget,
+    batches: Budget,
+    lookups: Budget,
     large_answers: Budget,
     metrics_texts: Budget,
 }
@@ -87,6 +89,8 @@ impl App {
             max_in_flight: i64::try_from(server.max_in_flight).unwrap_or(i64::MAX),
             readiness: ops::Readiness::default(),
             bodies: Budget::new(budget::BODIES),
+            batches: Budget::new(budget::BATCHES),
+            lookups: Budget::new(budget::LOOKUPS),
             large_answers: Budget::new(budget::ANSWERS),
             metrics_texts: Budget::new(budget::TEXTS),
             hosts: Hosts::of(&server.listen, config.keys.is_empty(), &server.allowed_host),

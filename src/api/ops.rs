@@ -1,4 +1,4 @@
-//! For those who run the service: is it alive, can it serve, what does it offer. Never a session.
+//! The routes for operators: liveness, readiness, metrics and the contract. None shows a session.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{self, Error, Problem, json};
 use crate::session::{self, Sessions};
+
+/// The probes, which are never refused for load.
+pub(super) const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
 /// How the service is
 #[derive(Serialize, ToSchema)]

@@ -198,7 +198,7 @@ pub(super) async fn update(
     State(app): State<App>,
     named: Named,
     IfMatch(precondition): IfMatch,
-    Patch(change): Patch,
+    Patch(change, _held): Patch,
 ) -> Result<Response> {
     let session = app.sessions.update(&named.id, &change, &precondition).await?.ok_or_else(|| named.none())?;
     app.answer(StatusCode::OK, &session, named.cookie(Cookie::Updated))
@@ -220,7 +220,7 @@ pub(super) async fn replace(
     State(app): State<App>,
     named: Named,
     IfMatch(precondition): IfMatch,
-    Json(data): Json<Map<String, Value>>,
+    Json(data, _held): Json<Map<String, Value>>,
 ) -> Result<Response> {
     let change = Change::Replace(data);
     let session = app.sessions.update(&named.id, &change, &precondition).await?.ok_or_else(|| named.none())?;
@@ -266,7 +266,7 @@ pub(super) async fn regenerate(
     State(app): State<App>,
     named: Named,
     IfMatch(precondition): IfMatch,
-    OptionalJson(wanted): OptionalJson<Regeneration>,
+    OptionalJson(wanted, _held): OptionalJson<Regeneration>,
 ) -> Result<Response> {
     let wanted = Regenerate {
         user_id: wanted.user_id.map(user_id).transpose()?,

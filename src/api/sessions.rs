@@ -12,7 +12,6 @@ use super::App;
 use super::error::{Error, Problem, Result};
 use super::extract::{BatchJson, Object, OptionalJson, Tally, user_id, within};
 use super::wire::{Body, Client, Cookie, ok_held, size};
-use crate::cookie::{MAX_CANDIDATES, Unopened};
 use crate::id::Id;
 use crate::session::{MAX_ANSWER_BYTES, NewSession, Session};
 
@@ -20,8 +19,10 @@ use crate::session::{MAX_ANSWER_BYTES, NewSession, Session};
 const MAX_BATCH: usize = 1000;
 /// The longest of them, in bytes: what a request's head may hold.
 const MAX_COOKIE_BYTES: usize = 16 * 1024;
-/// After so many HMACs a batch lets other requests go on: about a quarter of a millisecond.
+/// After work like that of so many HMACs, about a quarter of a millisecond, a batch lets other requests go on.
 const HMACS_AT_ONCE: usize = 1024;
+/// Reading so many bytes of a `Cookie` header takes about as long as an HMAC.
+const BYTES_LIKE_HMAC: usize = 64;
 
 /// A session to issue
 #[derive(Default, Deserialize, ToSchema)]
@@ -63,7 +64,10 @@ pub(super) struct Issue {
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn issue(State(app): State<App>, OptionalJson(wanted): OptionalJson<Issue>) -> Result<Response> {
+pub(super) async fn issue(
+    State(app): State<App>,
+    OptionalJson(wanted, _held): OptionalJson<Issue>,
+) -> Result<Response> {
     let new = NewSession {
         user_id: user_id(wanted.user_id)?,
         data: wanted.data.unwrap_or_default(),
@@ -109,13 +113,14 @@ pub(super) struct Resolved<'a> {
 
 /// Resolve many
 ///
-/// Up to 1000 cookies in one call, each touched as a resolve of its own would.
+/// Up to 1000 cookies in one call, each touched as a resolve of its own would. Of one Cookie header, up to 8 signed cookies
+/// of the session's name are checked, in their order: a header with more forged ones before the right one opens no session.
 #[utoipa::path(
     post, path = "/v1/sessions/resolve", tag = "sessions",
     request_body(content = Batch),
     responses(
         (status = 200, description = "What they open", body = Resolved),
-        (status = 422, description = "A cookie is wrong: there are too many, it is too long, or together they hold more than twice as many cookies of the session's name as there are Cookie headers (and more than 64)", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "There are too many cookies, or one is too long", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body has more than 4 MiB, or the sessions more than 16 MiB: ask for fewer", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = Problem, content_type = "application/problem+json"),
     )
@@ -129,10 +134,11 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch, held):
     if let Some(position) = cookies.iter().position(|cookie| cookie.len() > MAX_COOKIE_BYTES) {
         within(Some(&cookies[position]), 0..=MAX_COOKIE_BYTES, &format!("/cookies/{position}"))?;
     }
-    let (opens, ids) = open_all(&app, &cookies).await?;
+    let (opens, ids) = open_all(&app, &cookies).await;
     drop((cookies, held));
+    // The size of what is found is known only afterwards. Until then the batch reserves the most that it can find.
     let most = (ids.len() * app.sessions.policy().max_data_bytes).min(MAX_ANSWER_BYTES);
-    let held = app.large_answers.take_soon(most).await?;
+    let _finding = app.lookups.take_soon(most).await?;
     let mut found = app.sessions.resolve_many(ids).await?.into_iter();
     let mut unreadable = Vec::new();
     let mut sessions = Vec::with_capacity(opens.len());
@@ -152,34 +158,27 @@ pub(super) async fn resolve_many(State(app): State<App>, BatchJson(batch, held):
         .zip(&set_cookies)
         .map(|(session, set_cookie)| session.as_ref().map(|session| Body::new(session, set_cookie.as_deref())));
     let about = sessions.iter().flatten().map(size).sum();
+    let held = app.large_answers.take_soon(about).await?;
     Ok(ok_held(&Resolved { sessions: bodies.collect(), unreadable }, about, held))
 }
 
-/// Which of the cookies open anything, and the ids of those.
-async fn open_all(app: &App, cookies: &[String]) -> Result<(Vec<bool>, Vec<Id>)> {
+/// Returns which of the cookies open a session id, and those ids.
+async fn open_all(app: &App, cookies: &[String]) -> (Vec<bool>, Vec<Id>) {
     let mut opens = Vec::with_capacity(cookies.len());
     let mut ids = Vec::with_capacity(cookies.len());
     let mut tally = Tally::new(app);
-    // Each candidate costs an HMAC for each secret, and one text may hold 64: a batch of such would take a second.
-    let most = MAX_CANDIDATES.max(2 * cookies.len());
-    let (mut left, mut since_yield) = (most, 0);
-    for (position, cookie) in cookies.iter().enumerate() {
-        let before = left;
-        let opened = app.signer.open_text(cookie, app.set_cookie.name(), &mut left);
-        if opened == Err(Unopened::TooMany) {
-            let name = app.set_cookie.name();
-            let detail = format!("one call looks at up to {most} cookies called {name} here, and this is one more");
-            return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-candidates", detail)
-                .at(format!("/cookies/{position}")));
-        }
-        let id = tally.count(opened);
+    let mut since_yield = 0;
+    for cookie in cookies {
+        let mut compared = 0;
+        let id = tally.count(app.signer.open_text(cookie, app.set_cookie.name(), &mut compared));
         opens.push(id.is_some());
         ids.extend(id);
-        since_yield += before - left;
-        if since_yield * app.signer.secrets() >= HMACS_AT_ONCE {
+        // A signature costs an HMAC for each secret.
+        since_yield += compared * app.signer.secrets() + cookie.len() / BYTES_LIKE_HMAC;
+        if since_yield >= HMACS_AT_ONCE {
             since_yield = 0;
             yield_now().await;
         }
     }
-    Ok((opens, ids))
+    (opens, ids)
 }

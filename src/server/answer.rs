@@ -1,4 +1,4 @@
-//! The body of an answer, which knows when its last byte has been sent.
+//! The body of an answer. It notes what is sent, and ends its request after the last byte.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,18 +9,13 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
 use super::connection::Shared;
+use super::progress::Unsent;
 use crate::api::InFlight;
 
-/// A request that is being answered. It ends when this is dropped.
+/// An open request. It ends when this is dropped.
 pub(super) struct Open {
     pub(super) shared: Arc<Shared>,
-    answer: Option<Unsent>,
-}
-
-/// An answer that is not sent yet.
-struct Unsent {
-    slice: u64,
-    _in_flight: Option<InFlight>,
+    answer: Option<(Unsent, Option<InFlight>)>,
 }
 
 impl Open {
@@ -29,24 +24,24 @@ impl Open {
         Self { shared, answer: None }
     }
 
-    /// The request has an answer; `in_flight` is held until that is sent.
+    /// Notes that the request has an answer. `in_flight` is dropped after the answer is sent.
     pub(super) fn answered(mut self, in_flight: Option<InFlight>) -> Self {
-        self.answer = Some(Unsent { slice: self.shared.progress.answered(), _in_flight: in_flight });
+        self.answer = Some((self.shared.progress.answered(), in_flight));
         self
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(answer) = &self.answer {
-            self.shared.progress.sent(answer.slice);
+        if let Some((answer, _)) = &self.answer {
+            self.shared.progress.sent(answer);
         }
         self.shared.progress.closed();
     }
 }
 
-/// A body whose last chunk holds the request open until it is sent: hyper drops the body itself earlier, as soon as it
-/// has taken the chunk.
+/// A body whose last chunk keeps the request open until the chunk is sent. The body itself cannot: hyper drops it when
+/// it takes the last chunk.
 pub(super) struct Answer {
     body: Body,
     open: Option<Open>,
@@ -83,7 +78,7 @@ impl HttpBody for Answer {
     }
 }
 
-/// A part of a body.
+/// A part of a body. The last one keeps the request open.
 pub(super) struct Chunk {
     bytes: Bytes,
     open: Option<Open>,
@@ -100,11 +95,11 @@ impl Buf for Chunk {
 
     fn advance(&mut self, sent: usize) {
         self.bytes.advance(sent);
-        // At its end it is dropped, which says more.
-        if let Some(Open { shared, answer: Some(answer) }) = &mut self.open
+        // hyper drops a chunk after its last byte, and that ends the request.
+        if let Some(Open { shared, answer: Some((answer, _)) }) = &mut self.open
             && !self.bytes.is_empty()
         {
-            answer.slice = shared.progress.sending(answer.slice);
+            shared.progress.sending(answer, sent);
         }
     }
 }

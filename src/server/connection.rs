@@ -23,15 +23,16 @@ use crate::api::{Api, MAX_HEADERS};
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Requests that one HTTP/2 connection may have in progress.
 const MAX_STREAMS: u32 = 128;
-/// How often an HTTP/2 connection is asked whether it is still there.
+/// How often an HTTP/2 connection gets a PING.
 const PING_EVERY: Duration = Duration::from_secs(30);
-/// How many bytes of one body an HTTP/2 client may send ahead of what was read, and of all bodies on a connection: a
-/// megabyte of each, hyper's default, would be 10 GB for all connections. A batch of 4 MiB takes 64 round trips.
+/// The flow-control windows of HTTP/2: how many bytes of one body, and of all bodies on a connection, a client may send
+/// before we read them. hyper's default, a megabyte of each, would allow 10 GB on all connections. A batch of 4 MiB takes
+/// 64 round trips.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// What HTTP/2 connections begin with.
+/// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// After this time an idle HTTP/1.1 connection gives its buffers back: 16 KiB of hyper's.
+/// After this time an idle HTTP/1.1 connection frees its buffers: 16 KiB of hyper's.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// How connections are served.
@@ -41,7 +42,7 @@ pub(super) struct Protocols {
     deadlines: Deadlines,
 }
 
-/// What the parts of one connection share.
+/// The state that the parts of one connection share.
 pub(super) struct Shared {
     api: Arc<Api>,
     pub(super) progress: Progress,
@@ -96,11 +97,12 @@ impl Protocols {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let park_after = PARK_AFTER.min(self.deadlines.keep_alive);
         loop {
             let stream = TokioIo::new(Stream::new(socket, ahead, Arc::clone(&shared), true));
-            // In a box of its own, which an idle connection gives back.
+            // In a box, so that an idle connection returns its memory.
             let mut connection = Box::new(self.http1.serve_connection(stream, service(&shared)));
-            let timer = sleep_until(Instant::now() + self.deadlines.read.min(PARK_AFTER));
+            let timer = sleep_until(Instant::now() + self.deadlines.read.min(park_after));
             let mut timer = std::pin::pin!(timer);
             let mut stopped = false;
             loop {
@@ -112,14 +114,14 @@ impl Protocols {
                         stopped = true;
                         std::pin::Pin::new(&mut *connection).graceful_shutdown();
                     }
-                    () = &mut timer => match shared.progress.due(PARK_AFTER) {
+                    () = &mut timer => match shared.progress.due(park_after) {
                         Due::Later(next) => timer.as_mut().reset(next),
                         Due::Late => return,
                         Due::Idle => break,
                     },
                 }
             }
-            // Nothing is lost: no request is open, and hyper has written all that the socket would take.
+            // Nothing is lost: no request is open, and hyper has written every answer.
             let parts = connection.into_parts();
             socket = parts.io.into_inner().socket;
             ahead = parts.read_buf;
@@ -150,7 +152,7 @@ impl Protocols {
         let mut connection = Box::pin(connection);
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         let mut stopped = false;
-        // Set when the connection has been idle for too long: it has this long to end by itself.
+        // When to cut the connection, after a GOAWAY that its client may have ignored.
         let mut last: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -161,11 +163,12 @@ impl Protocols {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = &mut timer => match (shared.progress.due(self.deadlines.keep_alive), last) {
-                    (Due::Late, _) => return,
                     (Due::Later(next), _) => timer.as_mut().reset(next),
-                    (Due::Idle, Some(last)) if last <= Instant::now() => return,
-                    (Due::Idle, Some(last)) => timer.as_mut().reset(last),
-                    (Due::Idle, None) => {
+                    (Due::Idle, Some(last)) if last > Instant::now() => timer.as_mut().reset(last),
+                    // A client that opened the connection ahead and has asked nothing yet gets a GOAWAY too.
+                    (Due::Late, None) if !shared.progress.awaits_head() => return,
+                    (Due::Idle | Due::Late, Some(_)) => return,
+                    (Due::Idle | Due::Late, None) => {
                         connection.as_mut().graceful_shutdown();
                         let end = Instant::now() + self.deadlines.read;
                         last = Some(end);
@@ -177,8 +180,8 @@ impl Protocols {
     }
 }
 
-/// Reads until it is known whether the client speaks HTTP/2. Returns how many bytes were read; `None` if the client has
-/// gone.
+/// Reads until it is known whether the client speaks HTTP/2. Returns how many bytes were read, or `None` if the client has
+/// closed the connection.
 async fn read_preface(socket: &mut (impl AsyncRead + Unpin), first: &mut [u8; PREFACE.len()]) -> Option<usize> {
     let mut filled = 0;
     while filled < first.len() && PREFACE.starts_with(&first[..filled]) {

@@ -1,37 +1,42 @@
-//! What a connection is doing and since when. Its deadlines are checked against this.
+//! The state of a connection and its times, against which its deadlines are checked.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Stands for "not now" where a time is kept.
+/// Stands for "not now" in a field that holds a time.
 const NEVER: u64 = u64::MAX;
 
-/// The read timeout is divided into this many slices. Unsent answers are counted by the slice of their last progress, so
-/// that no request needs a timer or a place in a list.
+/// The read timeout is divided into this many slices. Unsent answers are counted by the slice of their last progress.
+/// So no request needs a timer or a place in a list.
 const SLICES: u64 = 4;
-/// Slots for the slices that are told apart: those within the read timeout, the current one, and a few past it.
+/// One slot for each slice of the read timeout, one for the current slice, and three for slices that are late. A slice
+/// uses the slot of its number modulo this.
 const SLOTS: usize = 8;
+/// The slowest rate at which a client may read an answer, in bytes per second. The client may be late by the read timeout.
+const MIN_RATE: u64 = 16 * 1024;
 
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadlines {
-    /// For a request's head to arrive, and for an answer to be taken.
+    /// How long a request's head may take to arrive, and an answer may go without progress.
     pub(super) read: Duration,
-    /// Between two requests.
+    /// How long a connection may be idle between two requests.
     pub(super) keep_alive: Duration,
 }
 
-/// What a connection is doing. All times are milliseconds since `began`.
+/// The state of a connection. All times are milliseconds since `began`.
 pub(super) struct Progress {
     began: Instant,
     read: u64,
+    /// How often a connection with an open request is checked.
+    check_every: u64,
     /// Requests whose answer is not sent yet.
     open: AtomicU32,
     /// When the last answer was sent.
     idle_since: AtomicU64,
-    /// When the head began that is not complete yet.
+    /// When the current, incomplete head began. The first head begins when the connection is accepted.
     head_since: AtomicU64,
     /// When the socket stopped taking bytes.
     blocked_since: AtomicU64,
@@ -39,23 +44,35 @@ pub(super) struct Progress {
     unsent: [AtomicU32; SLOTS],
 }
 
-/// What is to be done about a connection.
+/// An answer that is not sent yet.
+pub(super) struct Unsent {
+    /// When it was answered.
+    since: u64,
+    /// How many of its bytes are sent.
+    bytes: u64,
+    /// The slice in which it is counted.
+    slice: u64,
+}
+
+/// What to do with a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// Nothing before this instant.
     Later(Instant),
-    /// It has been idle for as long as it may.
+    /// End it gracefully: its idle time is over.
     Idle,
-    /// It is late: its head has not arrived, or an answer has not been taken.
+    /// End it: a head has not arrived in time, or an answer has not been read in time.
     Late,
 }
 
 impl Progress {
     /// A connection that was accepted now and is expected to send a head.
     pub(super) fn new(deadlines: Deadlines) -> Self {
+        let read = millis(deadlines.read);
         Self {
             began: Instant::now(),
-            read: millis(deadlines.read),
+            read,
+            check_every: (read / SLICES).min(millis(deadlines.keep_alive)).max(1),
             open: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
@@ -73,7 +90,7 @@ impl Progress {
         self.began + Duration::from_millis(self.idle_since.load(Ordering::Acquire)) + after
     }
 
-    /// Notes bytes from the client: between two requests a head begins with them.
+    /// Notes bytes from the client. Between two requests they are the beginning of a head.
     pub(super) fn received(&self) {
         if self.open.load(Ordering::Acquire) == 0 && self.head_since.load(Ordering::Relaxed) == NEVER {
             self.head_since.store(self.now(), Ordering::Relaxed);
@@ -94,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// Notes a request, of which the head has arrived.
+    /// Notes a request whose head has arrived.
     pub(super) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.head_since.store(NEVER, Ordering::Relaxed);
@@ -107,41 +124,46 @@ impl Progress {
         self.open.fetch_sub(1, Ordering::Release);
     }
 
-    fn slice(&self, now: u64) -> u64 {
-        now / self.slice_millis()
+    /// Whether a head is incomplete. The first head of a connection counts as incomplete until it has arrived.
+    pub(super) fn awaits_head(&self) -> bool {
+        self.head_since.load(Ordering::Relaxed) != NEVER
     }
 
-    fn slice_millis(&self) -> u64 {
-        (self.read / SLICES).max(1)
+    fn slice(&self, time: u64) -> u64 {
+        time / (self.read / SLICES).max(1)
     }
 
     fn slot(&self, slice: u64) -> &AtomicU32 {
         &self.unsent[usize::try_from(slice).unwrap_or(0) % SLOTS]
     }
 
-    /// Counts an answer that waits to be sent. Returns the slice it is counted in.
-    pub(super) fn answered(&self) -> u64 {
-        let slice = self.slice(self.now());
+    /// Counts an answer that is ready to be sent, until [`Progress::sent`].
+    pub(super) fn answered(&self) -> Unsent {
+        let since = self.now();
+        let slice = self.slice(since);
         self.slot(slice).fetch_add(1, Ordering::Relaxed);
-        slice
+        Unsent { since, bytes: 0, slice }
     }
 
-    /// Notes that a part of the answer was sent. Returns the slice it is counted in from now on.
-    pub(super) fn sending(&self, slice: u64) -> u64 {
-        let current = self.slice(self.now());
-        if current != slice {
-            self.sent(slice);
-            self.slot(current).fetch_add(1, Ordering::Relaxed);
+    /// Notes that `bytes` more of the answer were sent. They prove progress up to the time at which a client that reads
+    /// at [`MIN_RATE`] would have them: a client that reads a byte now and then makes none.
+    pub(super) fn sending(&self, answer: &mut Unsent, bytes: usize) {
+        answer.bytes += bytes as u64;
+        let at_min_rate = answer.since + answer.bytes.saturating_mul(1_000) / MIN_RATE;
+        let slice = self.slice(self.now().min(at_min_rate));
+        if slice != answer.slice {
+            self.slot(answer.slice).fetch_sub(1, Ordering::Relaxed);
+            self.slot(slice).fetch_add(1, Ordering::Relaxed);
+            answer.slice = slice;
         }
-        current
     }
 
-    /// Ends the count of an answer.
-    pub(super) fn sent(&self, slice: u64) {
-        self.slot(slice).fetch_sub(1, Ordering::Relaxed);
+    /// Ends the count of an answer that was sent, or will never be.
+    pub(super) fn sent(&self, answer: &Unsent) {
+        self.slot(answer.slice).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether an answer has made no progress for longer than the read timeout.
+    /// Whether an answer's last progress is longer ago than the read timeout.
     fn is_answer_late(&self, now: u64) -> bool {
         let current = self.slice(now);
         (SLICES + 1..SLOTS as u64)
@@ -149,7 +171,7 @@ impl Progress {
             .any(|slice| self.slot(slice).load(Ordering::Relaxed) > 0)
     }
 
-    /// What is to be done now, where a connection may be idle for `idle`.
+    /// What to do now with a connection that may be idle for `idle`.
     pub(super) fn due(&self, idle: Duration) -> Due {
         let now = self.now();
         let since = |time: &AtomicU64| time.load(Ordering::Relaxed);
@@ -159,13 +181,15 @@ impl Progress {
             return Due::Late;
         }
         let next = if self.open.load(Ordering::Acquire) > 0 {
-            now + self.slice_millis()
+            // It may be idle soon.
+            now + self.check_every.min(millis(idle))
         } else if late == NEVER {
             let idle = since(&self.idle_since) + millis(idle);
             if idle <= now {
                 return Due::Idle;
             }
-            idle
+            // A request may come meanwhile whose answer is not read.
+            idle.min(now + self.read)
         } else {
             late
         };
@@ -225,21 +249,50 @@ mod tests {
     async fn one_stuck_answer_is_late_beside_others_that_are_taken() {
         let progress = progress();
         progress.opened();
-        let stuck = progress.answered();
+        let mut stuck = progress.answered();
         for step in 0..5 {
             assert!(matches!(progress.due(IDLE), Due::Later(_)), "{step}");
             progress.opened();
-            progress.sent(progress.answered());
+            progress.sent(&progress.answered());
             progress.closed();
             advance(READ / 4).await;
         }
         assert_eq!(progress.due(IDLE), Due::Late);
-        let moved = progress.sending(stuck);
+        progress.sending(&mut stuck, 16 * 1024);
         assert!(matches!(progress.due(IDLE), Due::Later(_)), "a part of it was taken");
-        progress.sent(moved);
+        progress.sent(&stuck);
         progress.closed();
         advance(2 * READ).await;
         assert!(matches!(progress.due(IDLE), Due::Later(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_must_be_taken_at_the_least_rate() {
+        let progress = progress();
+        progress.opened();
+        let (mut slow, mut steady) = (progress.answered(), progress.answered());
+        for step in 0..18 {
+            assert!(matches!(progress.due(IDLE), Due::Later(_)), "{step}");
+            advance(READ / 8).await;
+            progress.sending(&mut slow, 1_024);
+            progress.sending(&mut steady, 2 * 1_024);
+        }
+        assert_eq!(progress.due(IDLE), Due::Late, "half the rate lasts for about twice the read timeout");
+        progress.sent(&slow);
+        assert!(matches!(progress.due(IDLE), Due::Later(_)));
+        // Many bytes at once give no time for a pause later.
+        progress.sending(&mut steady, 1024 * 1024);
+        advance(READ + READ / 4).await;
+        assert_eq!(progress.due(IDLE), Due::Late);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_checked_again_within_the_read_timeout() {
+        let progress = progress();
+        progress.opened();
+        progress.closed();
+        let Due::Later(next) = progress.due(IDLE) else { panic!("it is idle") };
+        assert!(next <= Instant::now() + READ);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! A connection's socket, which notes what moves.
+//! A connection's socket. It notes received bytes, and whether it takes bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Shared;
 
-/// A socket with the bytes that were read from it already.
+/// A socket, and the bytes that were already read from it.
 pub(super) struct Stream<S> {
     pub(super) socket: S,
     ahead: Bytes,

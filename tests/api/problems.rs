@@ -186,6 +186,23 @@ async fn too_many_at_once_are_refused() {
     assert_eq!(second.problem(503, "overloaded").header("retry-after"), Some("1"));
 }
 
+/// The memory of a body is in use until its request ends: what is parsed of it takes more than its text.
+#[tokio::test]
+async fn bodies_of_requests_that_wait_for_the_store_are_bounded_together() {
+    const BODY: usize = 140 * 1024;
+    const BUDGET: usize = 64 * 1024 * 1024;
+    let app = TestApp::start_on_redis(&[]).await;
+    let cookie = app.cookie().await;
+    let body = format!("{{}}{}", " ".repeat(BODY - 2));
+    app.replace(&cookie, &body).await.expect(200);
+    app.redis.as_ref().unwrap().signal("-STOP");
+    let answers = futures_util::future::join_all((0..600).map(|_| app.replace(&cookie, &body))).await;
+    let refused = answers.into_iter().filter(|answer| answer.status == 503 && answer.json()["code"] == "overloaded");
+    assert_eq!(refused.count(), 600 - BUDGET / BODY);
+    app.redis.as_ref().unwrap().signal("-CONT");
+    app.replace(&cookie, &body).await.expect(200);
+}
+
 /// Also when it freezes between the steps of one call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_freezes_in_the_middle_is_told_in_time() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::sessiond::{Sessiond, command, run};
 
 /// A key and its line.
-fn keygen(folder: &Path, name: &str, scope: &str) -> (String, String) {
+pub(crate) fn keygen(folder: &Path, name: &str, scope: &str) -> (String, String) {
     let output = run(folder, &["keygen", "--name", name, "--scope", scope, "--json"]);
     assert!(output.status.success(), "{output:?}");
     let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -4,7 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::sessiond::Sessiond;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use crate::sessiond::{Sessiond, cookie};
 
 /// Sends bytes and reads until the server closes.
 fn exchange(server: &Sessiond, bytes: &[u8]) -> (String, Duration) {
@@ -93,6 +96,12 @@ fn an_idle_connection_ends_after_the_keep_alive_timeout_and_at_shutdown() {
     let began = Instant::now();
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     assert!((1..5).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    // Shorter than the time after which it would give its buffers back, and than the read timeout.
+    let server = Sessiond::start(folder.path(), &["--keep-alive-timeout", "200ms"]);
+    let mut stream = keep_alive(&server);
+    let began = Instant::now();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
     let mut server = Sessiond::start(folder.path(), &[]);
     let (busy, rested) = (keep_alive(&server), keep_alive(&server));
     std::thread::sleep(Duration::from_millis(1_500));
@@ -156,6 +165,8 @@ fn unfinished_bodies_are_bounded_together() {
         held.len()
     );
     assert!(grown < 160, "grown by {grown} MiB");
+    // They are batches: a login needs none of their memory.
+    server.issue();
     // Once they are gone, there is room again.
     drop(held);
     let began = Instant::now();
@@ -252,4 +263,32 @@ fn whoever_does_not_read_is_let_go() {
     let began = Instant::now();
     server.signal("-TERM");
     assert!(server.wait() && began.elapsed() < Duration::from_secs(5));
+}
+
+/// An answer has an end over HTTP/1.1 too, though the socket takes some of it now and then.
+#[tokio::test]
+async fn an_answer_that_is_read_too_slowly_ends_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Sessiond::start(folder.path(), &["--read-timeout", "2s"]);
+    let data = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(60_000));
+    let cookie = cookie(&server.curl("/v1/sessions", &["--json", &data]));
+    let body = serde_json::json!({ "cookies": vec![cookie; 200] }).to_string();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address.parse().unwrap()).await.unwrap();
+    let head = "POST /v1/sessions/resolve HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    assert!(stream.read(&mut [0; 800]).await.unwrap() > 0);
+    let began = Instant::now();
+    // Until only the request for the metrics is in progress. The kernel sends on what it has when the connection ends.
+    while !server.curl("/metrics", &[]).contains("sessiond_requests_in_flight 1\n") {
+        assert!(began.elapsed() < Duration::from_secs(30), "it goes on");
+        // Half of the least rate.
+        for _ in 0..10 {
+            let _ = stream.read(&mut [0; 800]).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -234,6 +235,39 @@ fn an_ops_command_does_not_panic_when_standard_error_is_closed() {
             );
         }
     }
+}
+
+/// Anybody can make the service refuse requests: that must not use up the one warning about an outage.
+#[test]
+fn an_outage_is_logged_though_requests_are_refused_for_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start();
+    let flags = ["--store", &redis.url(), "--secret", SECRET, "--max-in-flight", "1", "--read-timeout", "60s"];
+    let server = Sessiond::start(folder.path(), &flags);
+    let cookie = server.issue();
+    // A body that does not end is a request in progress.
+    let mut unfinished = TcpStream::connect(&server.address).unwrap();
+    let head =
+        "POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{";
+    unfinished.write_all(head.as_bytes()).unwrap();
+    let began = Instant::now();
+    while !server.resolve(&cookie).contains("overloaded") {
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", server.log());
+    }
+    drop(unfinished);
+    redis.kill();
+    let began = Instant::now();
+    while !server.resolve(&cookie).contains("store-unavailable") {
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", server.log());
+    }
+    let warned = |why: &str| {
+        let log = server.log();
+        log.lines().filter(|line| line.contains("WARN") && line.contains("answered 503") && line.contains(why)).count()
+    };
+    while warned("/v1/session") < 2 {
+        assert!(began.elapsed() < Duration::from_secs(5), "{}", server.log());
+    }
+    assert_eq!(warned("--max-in-flight"), 1, "{}", server.log());
 }
 
 /// Frames that break the protocol, from a client without a key: one line each would fill any disk.
