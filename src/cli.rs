@@ -134,7 +134,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Serves. What is told of it goes through the log, which waits for no reader: that the service cannot start, too.
+/// Serves. Everything that it prints goes through the log, also why it cannot start: the log waits for no reader.
 fn service(config: &Config) -> ExitCode {
     let metrics = Arc::new(Metrics::new());
     let log = match logs::start(&config.logs, &metrics) {

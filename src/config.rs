@@ -86,7 +86,7 @@ pub struct Server {
     /// How long a connection may be idle between two requests; longer than callers' pools keep theirs
     #[arg(long, env = "SESSIOND_KEEP_ALIVE_TIMEOUT", default_value = "75s", value_parser = duration::parse, value_name = "DURATION")]
     pub keep_alive_timeout: Ms,
-    /// How long requests in work may take to end after SIGTERM or SIGINT
+    /// How long requests in progress may take to end after SIGTERM or SIGINT
     #[arg(long, env = "SESSIOND_DRAIN_TIMEOUT", default_value = "20s", value_parser = duration::parse, value_name = "DURATION")]
     pub drain_timeout: Ms,
 }

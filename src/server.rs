@@ -85,7 +85,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Serves `api` on `listener` until `shutdown` ends, then lets the requests in work end, within the drain timeout.
+/// Serves `api` on `listener` until `shutdown` ends, then lets the requests in progress end, within the drain timeout.
 /// Open connections are counted in `metrics`.
 pub async fn serve(
     listener: Listener,

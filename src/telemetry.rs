@@ -1,5 +1,5 @@
 //! Metrics, in the text format of OpenMetrics 1.0. Labels are bounded: routes, statuses and kinds, never an id, a user or
-//! a caller. Whoever counts keeps its handles, so that no request looks a metric up by its labels.
+//! a caller. Callers keep the handles, so that no request looks a metric up by its labels.
 //!
 //! docs/metrics.md lists them all.
 
@@ -125,7 +125,7 @@ impl Metrics {
         let expired = counter("sessions_expired", "Expired sessions purged; Redis does it by itself, and counts them");
         let log_lines_lost = counter("log_lines_lost", "Lines of the log that were not written");
         let mut gauge = |name: &str, help: &str| register(registry, name, help, Gauge::default());
-        let requests_in_flight = gauge("requests_in_flight", "Requests in work now");
+        let requests_in_flight = gauge("requests_in_flight", "Requests in progress");
         let connections = gauge("connections", "Connections open now");
         let tasks_down = gauge("tasks_down", "Background tasks that panicked and are not up again");
         let mut durations = |name: &str, help: &str, durations: fn() -> Histogram| {

@@ -45,8 +45,8 @@ enum TouchMode {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"user_id": "ada", "data": {"cart": null}}))]
 pub(super) struct Regeneration {
-    /// The user who has logged in (the lifetime begins anew); null: nobody any more; 1 to 256 bytes. If the session
-    /// belonged to another user, its data, client and timeouts start anew
+    /// The user who logs in, 1 to 256 bytes; this starts a new lifetime. null removes the user. If the session belonged to
+    /// another user, its data, client and timeouts are reset to those of a new session
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     user_id: Option<Option<String>>,
@@ -248,7 +248,7 @@ pub(super) async fn touch(State(app): State<App>, named: Named, IfMatch(precondi
 /// Regenerate the session
 ///
 /// New id, same data; the old id is dead. With `user_id` this is login: an anonymous session's data is kept. If the session
-/// belonged to another user, its data, client and timeouts start anew; `keep_data` keeps the data. Of many at once exactly
+/// belonged to another user, its data, client and timeouts are reset; `keep_data` keeps the data. Of many at once exactly
 /// one wins, and the others are answered 401.
 #[utoipa::path(
     post, path = "/v1/session/regenerate", tag = "session", security(("cookie" = [])),

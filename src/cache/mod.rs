@@ -118,9 +118,8 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
         self.cache.is_some()
     }
 
-    /// As [`Sessions::resolve`], but for callers to whom an answer will do that another process's revoke has overtaken
-    /// within max-staleness; `exact` is for those to whom it will not. `make` makes an answer, and tells its size in
-    /// bytes.
+    /// Like [`Sessions::resolve`], but may return a cached answer up to `max_staleness` old, unless `exact`. `make` returns an
+    /// answer and its size in bytes.
     ///
     /// # Errors
     /// As [`Sessions::resolve`].

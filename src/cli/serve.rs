@@ -39,7 +39,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// How long what callers have begun and hung up on may take to end, after the last request: a few calls to the store.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Serves until SIGTERM or SIGINT, and then until the requests in work have ended.
+/// Serves until SIGTERM or SIGINT, and then until the requests in progress have ended.
 pub(super) async fn serve(
     config: &Config,
     strangers: &[String],
@@ -143,7 +143,7 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping: requests in work may end, new ones are refused");
+        tracing::info!("stopping: requests in progress may end, new ones are refused");
     })
 }
 

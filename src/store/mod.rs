@@ -149,15 +149,15 @@ pub enum Insertion {
     Refused,
 }
 
-/// Who is told what becomes of a store's entries.
+/// Receives the changes of a store's entries.
 pub trait Watcher: Send + Sync + 'static {
     /// The entry may have changed, or be gone.
     fn changed(&self, id: &str);
     /// Any entry may have.
     fn doubt(&self);
-    /// Everything that was acknowledged anywhere before `at` has been told.
+    /// Every change that was acknowledged anywhere before `at` has been reported.
     fn current(&self, at: BootInstant);
-    /// How old the last word that everything is told may get, before it is no use any more.
+    /// The maximum age of the last [`Watcher::current`] at which cached entries may be served.
     fn max_staleness(&self) -> Duration;
 }
 

@@ -378,7 +378,7 @@ impl Store for Sqlite {
         .await
     }
 
-    /// Reads, and writes now and then: whoever cannot write is not ready.
+    /// Reads, and writes now and then: a process that cannot write is not ready.
     async fn ping(&self) -> Result<()> {
         self.health.ready()?;
         self.read(|db| db.prepare_cached("select 1 from sessions limit 1")?.exists([]).map(drop)).await?;
