@@ -51,9 +51,8 @@ pub(super) struct Regeneration {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     user_id: Option<Option<String>>,
     /// Keep the data, and only the data, of a session that belonged to another user. Without a change from one user to
-    /// another or to null, the data is kept in any case
+    /// another or to null, the data is kept in any case. False when left out
     #[serde(default)]
-    #[schema(default = false)]
     keep_data: bool,
     /// A merge patch (RFC 7396) for the data that is kept, not a replacement; if no data is kept, for an empty object
     #[serde(default)]
