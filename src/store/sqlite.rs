@@ -83,7 +83,7 @@ impl Sqlite {
     /// [`Error::Unavailable`] when the file cannot be opened, is no database, or was made by a newer version.
     pub fn open(path: &Path, metrics: &Metrics) -> Result<Self> {
         let named = |error: &dyn std::fmt::Display| Error::Unavailable(format!("{}: {error}", path.display()));
-        // Never one that is there: to close it would end the locks of others in this process on it.
+        // Only a file that is missing is created here. Closing an existing one would release this process's locks on it.
         match OpenOptions::new().append(true).create_new(true).mode(0o600).open(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(named(&error)),
             _ => {}

@@ -13,7 +13,8 @@ use super::beside;
 /// How much room it keeps: for the pages that a checkpoint adds to the database, which is due after 16 MiB of WAL, or
 /// for some 400 revokes one by one.
 const SIZE: u64 = 8 << 20;
-/// How much room there must be to make it. More than it takes, or it would be made from the room that it has just left.
+/// How much free room is needed to make the reserve. It is more than the reserve takes: otherwise releasing the reserve would
+/// be enough to make it again.
 pub(super) const NEEDED: u64 = SIZE + (1 << 20);
 
 pub(super) struct Reserve {

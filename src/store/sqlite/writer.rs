@@ -207,7 +207,8 @@ impl Writer {
     fn make_room(&self) {
         self.reserve.release();
         self.look_for_room();
-        // Then the WAL begins anew in the room that it has. If that does not fit, the room is better left to the WAL.
+        // A checkpoint lets the WAL start again in the room that it has. If the checkpoint's own pages do not fit, the WAL
+        // keeps the room.
         let size = std::fs::metadata(&self.path).map_or(0, |file| file.len());
         let pages = self.pragma("page_count").and_then(|pages| Ok(pages * self.pragma("page_size")?));
         let growth = pages.map(|bytes| bytes.saturating_sub(size));
