@@ -174,7 +174,7 @@ fn command() -> clap::Command {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         if empty && arg.get_id() != "secret" && arg.get_id() != "api_key" { arg.env(None) } else { arg }
     }
-    // Only help is different: clap has one text for -h and --help, but for its details.
+    // The two help texts differ only in their details: clap takes both from one text.
     let is_short = std::env::args_os().any(|arg| arg == "-h");
     let all = |command: clap::Command| command.mut_args(|arg| lenient(unset_empty(arg)).hide_env(is_short));
     let serve = |command: clap::Command| if is_short { shortest(command) } else { command };

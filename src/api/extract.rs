@@ -314,7 +314,7 @@ async fn read_up_to(limit: usize, budget: &Budget, request: Request, app: &App) 
         close(Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
     };
     let mut body = request.into_body();
-    // Not even begun when the sender says that it is too long: no 100 Continue asks for it.
+    // A body that is declared too long is not read, so that no 100 Continue asks for it.
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }

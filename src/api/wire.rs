@@ -174,8 +174,8 @@ pub(super) enum Cookie {
 }
 
 impl Named {
-    /// What an answer does to the browser's cookie: whoever names a session by its id is not its browser, and is given a
-    /// cookie only when there is no other way to the session.
+    /// Returns what an answer does to the browser's cookie. A caller who names a session by its id is not its browser, and
+    /// gets a cookie only if the session has a new id.
     pub(super) fn cookie(&self, cookie: Cookie) -> Cookie {
         if self.by_id && cookie != Cookie::New { Cookie::Kept } else { cookie }
     }

@@ -13,9 +13,9 @@
 //!   ([`Generations`]). So a read that a change has overtaken does not bring the old state back.
 //! - When the store may have missed to tell of something, it says so, and the cache forgets everything.
 //!
-//! What is kept takes a bounded number of bytes; what is asked for least goes first. When it expires is the business of
-//! whoever asks: a cache knows no clock but the one that measures staleness. That is a [`BootInstant`]: it goes on while the
-//! machine is suspended, so nothing is fresh any more when the machine resumes.
+//! Entries take a bounded number of bytes; the least requested ones are evicted first. The caller checks whether a session
+//! has expired: a cache only measures staleness. It does so with a [`BootInstant`], which goes on while the machine is
+//! suspended, so that nothing is fresh when the machine resumes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

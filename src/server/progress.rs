@@ -97,7 +97,7 @@ impl Progress {
         }
     }
 
-    /// Notes that a head had begun to arrive when the last answer was sent.
+    /// Notes that part of the next head had arrived when the last answer was sent.
     pub(super) fn received_while_busy(&self) {
         self.head_since.store(self.idle_since.load(Ordering::Acquire), Ordering::Relaxed);
     }
